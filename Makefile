@@ -1,0 +1,65 @@
+# The front door. `make demo` shows the plugin at work, `make test` tests it; both set up what they need.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than Python 3.11: name a newer one, as in 'make PYTHON=python3.12 $(MAKECMDGOALS)'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments: on Debian and Ubuntu, 'apt-get install python3-venv' mends that" >&2; exit 1; }
+	@echo "setting up $(VENV) (once; packages come from the Python package index, checked by hash)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready  ## make the virtual environment
+
+.PHONY: demo
+demo: $(VENV)/.ready  ## watch devices live and die on a simulated node, within a minute
+	@$(BIN)/mdev-device-plugin demo
+
+.PHONY: test
+test: $(VENV)/.ready  ## unit and component tests, with branch coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest tests/unit tests/contract tests/component
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+.PHONY: test-kernel
+test-kernel: $(VENV)/.ready  ## the same devices on a real kernel, in a virtual machine (root, apt)
+	@tests/kernel/run
+
+.PHONY: bench
+bench: $(VENV)/.ready  ## the figures of the README, measured here
+	@$(BIN)/python -m tests.bench
+
+.PHONY: lint
+lint: $(VENV)/.ready  ## style, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: proto
+proto: $(VENV)/.ready  ## generate deviceplugin/api from proto
+	@$(BIN)/python -m grpc_tools.protoc -I deviceplugin/api=proto \
+	  --python_out=. --grpc_python_out=. --mypy_out=. \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  $(patsubst proto/%,deviceplugin/api/%,$(wildcard proto/*.proto))
+
+.PHONY: lock
+lock: $(VENV)/.ready  ## resolve the dependencies anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --upgrade pyproject.toml -o requirements/run.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --upgrade pyproject.toml --extra demo --group dev -o requirements/dev.txt

@@ -1,0 +1,1 @@
+"""The node itself: the only code that touches sysfs and the device nodes."""

@@ -1,0 +1,104 @@
+"""What the kernel does when it is asked: the seam below which the simulator can take its place.
+
+Reading needs no seam, since a simulated node is a tree of files like the real one. Three things do:
+writing to an attribute, opening a VFIO group, and listening for events.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from deviceplugin.host.paths import HostPaths
+
+
+@dataclass(frozen=True, slots=True)
+class Uevent:
+    """A change of a device, as the kernel announces it."""
+
+    action: str
+    """``add``, ``remove``, ``change``, ``bind`` or ``unbind``."""
+    devpath: str
+    """The device's path below the root of sysfs, with a leading slash."""
+    subsystem: str
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+class UeventsLost(Exception):
+    """Events came faster than they were read: what they told has to be looked up."""
+
+
+class UeventSource(Protocol):
+    """A queue of events that began when it was opened."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there are events."""
+        ...
+
+    def receive(self) -> list[Uevent]:
+        """The events that are waiting, oldest first, without blocking.
+
+        Raises:
+            UeventsLost: some events are gone for good.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Kernel(Protocol):
+    """A node's kernel."""
+
+    @property
+    def paths(self) -> HostPaths: ...
+
+    def write(self, path: Path, text: str) -> None:
+        """Write ``text`` to a sysfs attribute in one piece; blocks for as long as the driver takes.
+
+        Raises:
+            OSError: with the errno that the kernel answered.
+        """
+        ...
+
+    def open_group(self, group: int) -> int:
+        """Open a VFIO group and return the file descriptor. A group can be open once.
+
+        Raises:
+            OSError: EBUSY while somebody else has it, ENOENT where there is none.
+        """
+        ...
+
+    def uevents(self) -> UeventSource:
+        """Begin to listen.
+
+        Raises:
+            OSError: the node does not let us.
+        """
+        ...
+
+
+class LinuxKernel:
+    """The kernel of the machine that this runs on."""
+
+    def __init__(self, paths: HostPaths | None = None) -> None:
+        self.paths = paths or HostPaths()
+
+    def write(self, path: Path, text: str) -> None:
+        # Without O_CREAT and O_TRUNC: an attribute that is not there must be an error, not a new file.
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def open_group(self, group: int) -> int:
+        return os.open(self.paths.group(group), os.O_RDWR | os.O_CLOEXEC)
+
+    def uevents(self) -> UeventSource:
+        # Imported here, since only a real node needs libudev.
+        from deviceplugin.host.uevents import NetlinkUevents
+
+        return NetlinkUevents()
