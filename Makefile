@@ -53,8 +53,8 @@ lint: $(VENV)/.ready  ## style, types, import contracts
 .PHONY: proto
 proto: $(VENV)/.ready  ## generate deviceplugin/api from proto
 	@$(BIN)/python -m grpc_tools.protoc -I deviceplugin/api=proto \
-	  --python_out=. --grpc_python_out=. --mypy_out=. \
-	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  $(patsubst proto/%,deviceplugin/api/%,$(wildcard proto/*.proto))
 
 .PHONY: lock

@@ -1,0 +1,216 @@
+"""The agent: starts, watches and stops everything else.
+
+Facts go up: the node's snapshot becomes each resource's offer, which its endpoint sends. Commands come
+down: an endpoint's request goes to ``allocation``, which has the node make what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn
+
+from deviceplugin.allocation import Allocation
+from deviceplugin.config import Config
+from deviceplugin.errors import KubeletError, PluginError
+from deviceplugin.handover import Handover, hand_over
+from deviceplugin.host.kernel import Kernel
+from deviceplugin.host.mdev import Fault
+from deviceplugin.host.node import Node
+from deviceplugin.inventory.capacity import Capacity
+from deviceplugin.inventory.offer import Offer, offer
+from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.kubelet.memory import KubeletMemory
+from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.kubelet.registration import remove_stale_sockets, watch
+from deviceplugin.kubelet.server import SOCKET_PREFIX, Endpoint
+from deviceplugin.ledger import Ledger
+from deviceplugin.reclaim import Reclaim
+from deviceplugin.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One node's agent, and the backend of its endpoints."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        kernel: Kernel,
+        kubelet: KubeletPaths,
+        node_name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.metrics = Metrics()
+        self._config = config
+        self._paths = kubelet
+        self._node_name = node_name
+        self._clock = clock
+        self._resources: dict[str, Resource] = {resource.name: resource for resource in config.resources}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._listed: dict[str, set[str]] = {}
+        self._held: frozenset[str] = frozenset()
+        self._said: set[str] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._work: list[asyncio.Task[NoReturn]] = []
+        self._ledger = Ledger(clock)
+        self._node = Node(kernel, on_change=self._changed, on_fault=self._faulty)
+        self._memory = KubeletMemory(kubelet, self._endpoints.values, clock)
+        self._allocation = Allocation(
+            self._node, self._ledger, offered=self._was_offered, remembered=self._memory.remembered_paths
+        )
+        self._reclaim = Reclaim(
+            self._node,
+            self._ledger,
+            self._memory,
+            config.reclaim,
+            on_held_back=lambda reason: self.metrics.held_back.labels(reason=reason.value).inc(),
+            on_removed=self._removed,
+            on_remembered=self._remember,
+        )
+
+    async def run(self) -> None:
+        """Do the agent's work until SIGTERM or SIGINT.
+
+        Raises:
+            PluginError: it can't begin.
+            BaseExceptionGroup: a part of it failed that has no business to.
+        """
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        remove_stale_sockets(self._paths, SOCKET_PREFIX)
+        with contextlib.suppress(KubeletError):
+            # Without it the list begins with what exists and what can be made.
+            self._held = await self._memory.remembered_devices()
+        # Before there is a task group nothing can be started: the first offer is made inside it.
+        await self._node.rescan()
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._start(self._node.follow(), "follow the node")
+            self._start(watch(self._paths, self._endpoints.values()), "watch the kubelet")
+            if self._config.reclaim.enabled:
+                self._start(self._reclaim.run(), "reclaim")
+            self._offer_all(self._node.snapshot)
+            if not self._endpoints:
+                log.warning("this node has no mediated device type yet; waiting for one")
+            await ended.wait()
+            log.info("ending; devices stay as they are")
+            self._tasks = None
+            for task in self._work:
+                task.cancel()
+        self._allocation.close()
+
+    def _start(self, work: Coroutine[Any, Any, NoReturn], name: str) -> None:
+        if self._tasks is not None:
+            self._work.append(self._tasks.create_task(work, name=name))
+
+    # --- facts, going up ---------------------------------------------------------------------------
+
+    def _changed(self, before: Snapshot, after: Snapshot) -> None:
+        self._ledger.gone(before.devices.keys() - after.devices.keys())
+        if self._tasks is not None:
+            self._offer_all(after)
+
+    def _offer_all(self, snapshot: Snapshot) -> None:
+        """Work out what every resource advertises now, and have it sent where it moved."""
+        discovered, problems = self._config.discovery.discover(snapshot)
+        for resource in discovered:
+            self._resources.setdefault(resource.name, resource)
+        for problem in problems:
+            self._say_once(problem)
+        capacity = Capacity(snapshot)
+        for resource in self._resources.values():
+            listed = self._listed.setdefault(resource.name, set())
+            now = offer(capacity, resource, node_name=self._node_name, listed=listed, held=self._held)
+            listed.update(slot.id for slot in now.slots)
+            self._mention_cap(capacity, resource, now)
+            self._endpoint(resource.name).publish(now)
+
+    def _endpoint(self, resource: str) -> Endpoint:
+        """The resource's endpoint; a new one is started."""
+        if resource not in self._endpoints:
+            self._endpoints[resource] = Endpoint(
+                resource,
+                self,
+                self._paths,
+                on_connection=self._connection_changed,
+                on_registration=self._registration_tried,
+            )
+            self._start(self._endpoints[resource].run(), f"endpoint {resource}")
+        return self._endpoints[resource]
+
+    def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
+        fits = sum(capacity.of(resource).values())
+        if resource.max is None and fits > resource.cap:
+            self._say_once(
+                f"{resource.name}: the driver counts {fits} instances; {now.healthy} are offered, "
+                "since without a 'max' no resource offers more than that"
+            )
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            log.warning("%s", sentence)
+
+    def _faulty(self, fault: Fault) -> None:
+        self.metrics.faults.inc()
+        log.warning("left out", extra={"path": fault.path, "reason": fault.reason})
+
+    def _connection_changed(self, resource: str, up: bool) -> None:  # noqa: FBT001  # a callback
+        self._memory.disturb()
+        if not up:
+            # Until it is up again containers may start without PreStartContainer.
+            self._ledger.all_used()
+        log.info("kubelet is listening" if up else "kubelet stopped listening", extra={"resource": resource})
+
+    def _registration_tried(self, _resource: str, success: bool) -> None:  # noqa: FBT001  # a callback
+        self.metrics.registrations.labels(result="success" if success else "error").inc()
+
+    def _remember(self, devices: frozenset[str]) -> None:
+        self._held = devices
+
+    def _removed(self, _type: str, seconds: float) -> None:
+        self.metrics.reclaims.inc()
+        self.metrics.reclaim_seconds.observe(seconds)
+
+    # --- commands, going down ----------------------------------------------------------------------
+
+    async def allocate(self, resource: str, ids: Sequence[str]) -> Handover:
+        """See ``kubelet.server.Backend``."""
+        began = self._clock()
+        try:
+            devices = await self._allocation.allocate(self._resources[resource], ids)
+        except PluginError:
+            self.metrics.allocations.labels(result="error").inc()
+            raise
+        finally:
+            self.metrics.allocation_seconds.observe(self._clock() - began)
+        self.metrics.allocations.labels(result="success").inc()
+        return hand_over(self._node.kernel.paths, resource, devices)
+
+    async def prepare(self, resource: str, ids: Sequence[str]) -> None:
+        """See ``kubelet.server.Backend``."""
+        try:
+            await self._allocation.prepare(self._resources[resource], ids)
+        except PluginError:
+            self.metrics.starts.labels(result="error").inc()
+            raise
+        self.metrics.starts.labels(result="success").inc()
+
+    def prefer(
+        self, resource: str, available: Sequence[str], required: Sequence[str], size: int
+    ) -> Sequence[str]:
+        """See ``kubelet.server.Backend``."""
+        return self._allocation.prefer(self._resources[resource], available, required, size)
+
+    def _was_offered(self, resource: str, uuid: str) -> bool:
+        return uuid in self._listed.get(resource, ())

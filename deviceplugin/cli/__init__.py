@@ -1,0 +1,64 @@
+"""The commands. Each has a module of its own, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from deviceplugin import __version__
+from deviceplugin.errors import ConfigError, PluginError
+
+COMMANDS = {
+    "run": "Serve this node's mediated devices to its kubelet.",
+    "types": "List the types that this node's cards offer.",
+    "devices": "List the mediated devices that exist.",
+    "check": "Check a configuration file, and say what it would offer here.",
+    "simulate": "Make a simulated node, without hardware.",
+    "demo": "Watch the plugin at work on a simulated node.",
+    "schema": "Print the JSON schema of the configuration file.",
+    "completion": "Print the completion script for a shell.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"deviceplugin.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mdev-device-plugin")
+def cli() -> None:
+    """Mediated devices (vGPUs and others) for pods: made when a pod asks, removed when it is gone."""
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 failed, 2 called wrongly."""
+    try:
+        code = cli.main(prog_name="mdev-device-plugin", standalone_mode=False)
+    except click.ClickException as error:
+        fail(error.format_message(), 2 if isinstance(error, click.UsageError) else 1)
+    except ConfigError as error:
+        fail(str(error), 2)
+    except PluginError as error:
+        fail(str(error), 1)
+    except (click.Abort, KeyboardInterrupt):
+        fail("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, code: int) -> None:
+    """Say one line on standard error and end."""
+    print(f"mdev-device-plugin: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

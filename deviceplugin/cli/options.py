@@ -1,0 +1,100 @@
+"""Options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from deviceplugin.config import Config, load
+from deviceplugin.host.kernel import Kernel, LinuxKernel
+from deviceplugin.host.paths import HostPaths
+
+F = TypeVar("F", bound=Callable[..., Any])
+EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def config_option(function: F) -> F:
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="MDEV_CONFIG",
+        show_envvar=True,
+        help="Configuration file. Everything works without one.",
+    )(function)
+
+
+def node_name_option(function: F) -> F:
+    return click.option(
+        "--node-name",
+        envvar=["MDEV_NODE_NAME", "NODE_NAME"],
+        show_envvar=True,
+        help="This node's name in the cluster.  [default: the host name]",
+    )(function)
+
+
+def kubelet_root_option(function: F) -> F:
+    return click.option(
+        "--kubelet-root",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("/var/lib/kubelet"),
+        show_default=True,
+        envvar="MDEV_KUBELET_ROOT",
+        show_envvar=True,
+        help="The kubelet's root directory.",
+    )(function)
+
+
+def simulated_option(function: F) -> F:
+    return click.option(
+        "--simulated",
+        type=EXISTING_DIRECTORY,
+        envvar="MDEV_SIMULATED",
+        show_envvar=True,
+        help="Work on a node made by 'simulate' instead of this machine's /sys and /dev.",
+    )(function)
+
+
+def host_root_option(function: F) -> F:
+    return click.option(
+        "--host-root",
+        type=EXISTING_DIRECTORY,
+        envvar="MDEV_HOST_ROOT",
+        show_envvar=True,
+        help="Where the node's root directory is mounted.  [default: /]",
+    )(function)
+
+
+def output_option(function: F) -> F:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="A table for people, or JSON for programs.",
+    )(function)
+
+
+def kernel_for(simulated: Path | None, host_root: Path | None = None) -> Kernel:
+    """The node that a command works on."""
+    if simulated is not None and host_root is not None:
+        raise click.UsageError("--simulated and --host-root exclude each other")
+    if simulated is not None:
+        # Imported here, since a real node never needs it.
+        from deviceplugin.simulator.kernel import SimulatedKernel
+
+        return SimulatedKernel(simulated)
+    return LinuxKernel(HostPaths(host_root) if host_root is not None else None)
+
+
+def config_for(path: Path | None) -> Config:
+    return load(path) if path is not None else Config()
+
+
+def node_name_for(name: str | None) -> str:
+    return name or os.environ.get("NODE_NAME") or socket.gethostname()

@@ -1,0 +1,91 @@
+"""``run``: the agent itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from deviceplugin import __version__
+from deviceplugin.agent import Agent
+from deviceplugin.cli.options import (
+    config_for,
+    config_option,
+    kernel_for,
+    kubelet_root_option,
+    node_name_for,
+    node_name_option,
+    simulated_option,
+)
+from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.telemetry import logs
+
+log = logging.getLogger(__name__)
+
+
+@click.command("run")
+@config_option
+@kubelet_root_option
+@simulated_option
+@node_name_option
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "console"]),
+    default="json",
+    show_default=True,
+    envvar="MDEV_LOG_FORMAT",
+    show_envvar=True,
+    help="JSON for machines, or lines for people.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(logs.LEVELS),
+    default="info",
+    show_default=True,
+    envvar="MDEV_LOG_LEVEL",
+    show_envvar=True,
+    help="The least important events to log; info tells each device's story.",
+)
+def command(
+    config: Path | None,
+    kubelet_root: Path,
+    simulated: Path | None,
+    node_name: str | None,
+    log_format: logs.LogFormat,
+    log_level: str,
+) -> None:
+    """Serve this node's mediated devices to its kubelet, until SIGTERM.
+
+    Every type that some card offers becomes a resource, vfio.dev/<type>, unless a configuration says
+    otherwise. A device is made when a pod asks for it, and removed when the pod is gone and nothing
+    holds the device any more. Ending this program leaves all devices as they are.
+    """
+    logs.set_up(log_format, log_level)
+    name = node_name_for(node_name)
+    agent = Agent(
+        config=config_for(config),
+        kernel=kernel_for(simulated),
+        kubelet=KubeletPaths(kubelet_root.absolute()),
+        node_name=name,
+    )
+    log.info("starting", extra={"version": __version__, "node": name, "kubelet_root": str(kubelet_root)})
+    try:
+        asyncio.run(agent.run())
+    except BaseExceptionGroup:
+        log.exception("a part of the agent failed, which ends it; devices stay as they are")
+        _leave(1)
+    log.info("ended")
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    """End at once: a thread that a driver holds in a write would keep the interpreter waiting."""
+    logging.shutdown()
+    sys.stdout.flush()
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        sys.exit(code)  # Measured: nothing may be cut short.
+    os._exit(code)

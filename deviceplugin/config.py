@@ -1,0 +1,226 @@
+"""The configuration file: YAML, versioned and strict.
+
+Everything works without one. A file that can't be used is refused as a whole, with a sentence that
+names the file, the line and what was expected; an unknown key with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from deviceplugin.errors import ConfigError
+from deviceplugin.inventory.resources import (
+    Discovery,
+    ParentSelector,
+    Placement,
+    Resource,
+    name_problem,
+)
+from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS
+from deviceplugin.yamlfile import read_yaml
+
+_DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ATTRIBUTE = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]*(/[A-Za-z0-9_][-A-Za-z0-9_.]*)?", re.ASCII)
+MIN_GRACE = 0.5
+"""Seconds: between the answer to an Allocate and the kubelet's note of it nothing protects a device."""
+MIN_INTERVAL = 0.1
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReclaimSettings:
+    """How devices are taken back."""
+
+    enabled: bool = True
+    grace: float = 10.0
+    """Seconds in which a device is left alone after the kubelet asked for it."""
+    interval: float = 5.0
+    """Seconds between rounds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the agent is to do, checked and ready."""
+
+    discovery: Discovery = field(default_factory=Discovery)
+    resources: tuple[Resource, ...] = ()
+    reclaim: ReclaimSettings = field(default_factory=ReclaimSettings)
+
+
+# --- the file's own form -------------------------------------------------------------------------------
+
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class _Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class DiscoverySection(_Strict):
+    """Which types become resources of their own."""
+
+    domain: Annotated[str, msgspec.Meta(description="Resources are called <domain>/<type>.")] = "vfio.dev"
+    name: Annotated[
+        Literal["id", "name"],
+        msgspec.Meta(description="Call them by the type's ID, or by its name with spaces turned into '_'."),
+    ] = "id"
+    include: Annotated[
+        tuple[Pattern, ...], msgspec.Meta(description="Globs over type IDs and names; all by default.")
+    ] = ("*",)
+    exclude: Annotated[
+        tuple[Pattern, ...], msgspec.Meta(description="Globs over type IDs and names to leave out.")
+    ] = ()
+
+
+class ParentsSection(_Strict):
+    """Which parents may carry a resource's devices."""
+
+    addresses: Annotated[
+        tuple[Pattern, ...], msgspec.Meta(description="Globs over the address of the parent or its card.")
+    ] = ()
+    drivers: Annotated[tuple[Pattern, ...], msgspec.Meta(description="Globs over the driver's name.")] = ()
+    numaNodes: Annotated[  # noqa: N815  # the file's spelling
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMA_NODE)], ...], msgspec.Meta(description="NUMA nodes.")
+    ] = ()
+
+
+class ResourceSection(_Strict):
+    """A resource with a name of its own."""
+
+    name: Annotated[str, msgspec.Meta(description="What pods ask for, as in nvidia.com/GRID_T4-1Q.")]
+    types: Annotated[
+        tuple[Pattern, ...],
+        msgspec.Meta(min_length=1, description="Globs over type IDs and names, the preferred first."),
+    ]
+    parents: ParentsSection = msgspec.field(default_factory=ParentsSection)
+    placement: Annotated[
+        Literal["pack", "spread"], msgspec.Meta(description="Fill the fullest card, or take the emptiest.")
+    ] = "pack"
+    max: Annotated[
+        int | None, msgspec.Meta(description="At most so many devices of it on a node.", ge=0, le=MAX_SLOTS)
+    ] = None
+    attributes: Annotated[
+        dict[str, str],
+        msgspec.Meta(description="Written to a new device, in this order, before it is handed over."),
+    ] = msgspec.field(default_factory=dict)
+
+
+class ReclaimSection(_Strict):
+    """How devices are taken back."""
+
+    enabled: Annotated[bool, msgspec.Meta(description="Whether devices are removed at all.")] = True
+    grace: Annotated[
+        str, msgspec.Meta(description="How long a device is left alone after it was asked for, as in 10s.")
+    ] = "10s"
+    interval: Annotated[str, msgspec.Meta(description="How often devices are looked through, as in 5s.")] = "5s"
+
+
+class HandoverSection(_Strict):
+    """What containers get."""
+
+    cdi: Annotated[
+        bool, msgspec.Meta(description="Only false: devices are handed over as device nodes.")
+    ] = False
+
+
+class ConfigFile(_Strict):
+    """Configuration of mdev-device-plugin."""
+
+    version: Annotated[Literal["v1"], msgspec.Meta(description="The version of this format.")]
+    discovery: DiscoverySection = msgspec.field(default_factory=DiscoverySection)
+    resources: tuple[ResourceSection, ...] = ()
+    reclaim: ReclaimSection = msgspec.field(default_factory=ReclaimSection)
+    handover: HandoverSection = msgspec.field(default_factory=HandoverSection)
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: it can't be used; nothing of it is.
+    """
+    document = read_yaml(path, ConfigFile, what="configuration")
+    file = document.content
+
+    def refuse(where: str, problem: str) -> ConfigError:
+        return ConfigError(f"{document.place(where)}: {problem}")
+
+    if problem := name_problem(f"{file.discovery.domain}/type"):
+        raise refuse("discovery.domain", problem.replace("/type'", "/…'"))
+    resources = []
+    seen: dict[str, int] = {}
+    for position, section in enumerate(file.resources):
+        where = f"resources[{position}]"
+        if problem := name_problem(section.name):
+            raise refuse(f"{where}.name", problem)
+        if section.name in seen:
+            raise refuse(f"{where}.name", f"the resource {section.name!r} is there twice")
+        seen[section.name] = position
+        for attribute, value in section.attributes.items():
+            if not _ATTRIBUTE.fullmatch(attribute):
+                raise refuse(
+                    f"{where}.attributes.{attribute}",
+                    f"{attribute!r} is not an attribute of a device: a file name is expected, or a "
+                    "directory's and a file's, as in 'nvidia/vgpu_params'",
+                )
+            if attribute in ("remove", "uevent") or "\0" in value:
+                raise refuse(f"{where}.attributes.{attribute}", f"{attribute!r} can't be set")
+        resources.append(_resource(section))
+    if file.handover.cdi:
+        raise refuse("handover.cdi", "CDI is not supported: only false is allowed")
+    grace = _seconds(file.reclaim.grace)
+    if grace is None or grace < MIN_GRACE:
+        raise refuse("reclaim.grace", _bad_duration(file.reclaim.grace, MIN_GRACE))
+    interval = _seconds(file.reclaim.interval)
+    if interval is None or interval < MIN_INTERVAL:
+        raise refuse("reclaim.interval", _bad_duration(file.reclaim.interval, MIN_INTERVAL))
+    return Config(
+        discovery=Discovery(
+            domain=file.discovery.domain,
+            by_name=file.discovery.name == "name",
+            include=file.discovery.include,
+            exclude=file.discovery.exclude,
+        ),
+        resources=tuple(resources),
+        reclaim=ReclaimSettings(enabled=file.reclaim.enabled, grace=grace, interval=interval),
+    )
+
+
+def schema() -> dict[str, object]:
+    """The JSON schema of the configuration file."""
+    generated = msgspec.json.schema(ConfigFile)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "mdev-device-plugin configuration",
+        **generated,
+    }
+
+
+def _resource(section: ResourceSection) -> Resource:
+    return Resource(
+        name=section.name,
+        types=section.types,
+        parents=ParentSelector(
+            addresses=section.parents.addresses,
+            drivers=section.parents.drivers,
+            numa_nodes=section.parents.numaNodes,
+        ),
+        placement=Placement(section.placement),
+        max=section.max,
+        attributes=tuple(section.attributes.items()),
+    )
+
+
+def _seconds(text: str) -> float | None:
+    found = _DURATION.fullmatch(text)
+    return float(found[1]) * _UNITS[found[2]] if found else None
+
+
+def _bad_duration(text: str, least: float) -> str:
+    return f"{text!r} is not a duration of at least {least:g} s; write it as in '10s', '500ms' or '1m'"

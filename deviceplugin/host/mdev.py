@@ -1,0 +1,246 @@
+"""Mediated devices as sysfs shows them: reading parents, types and devices; making a device.
+
+Whatever can't be understood is left out by itself and reported as a fault, so that one broken type
+takes nothing else with it. Layout and errors are those of the kernel's ``drivers/vfio/mdev``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deviceplugin.errors import DeviceGone, HostError
+from deviceplugin.host.kernel import Kernel
+from deviceplugin.host.paths import HostPaths
+from deviceplugin.inventory import slots
+from deviceplugin.inventory.snapshot import Device, Parent, ParentType, PciId, Snapshot
+
+_PAGE = 4096
+"""The most that a sysfs attribute can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something in sysfs that was left out."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a look at the node found."""
+
+    snapshot: Snapshot
+    faults: tuple[Fault, ...]
+
+
+def scan(
+    paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Snapshot | None = None
+) -> Scan:
+    """Read the node.
+
+    Args:
+        addresses: the parents to read; all that there are by default.
+        known: an earlier snapshot, from which the texts of types are taken that it has already; they
+            don't change while a parent lives.
+
+    Raises:
+        HostError: sysfs itself can't be read.
+    """
+    reader = _Reader()
+    root = os.fspath(paths.parents)
+    if addresses is None:
+        try:
+            addresses = os.listdir(root)
+        except FileNotFoundError:
+            addresses = ()  # The mdev core is not loaded: a node without parents.
+        except OSError as error:
+            raise HostError(f"{root} can't be read: {_why(error)}") from error
+    earlier = known.by_address if known is not None else {}
+    parents = []
+    for address in sorted(addresses):
+        try:
+            parent = reader.parent(f"{root}/{address}", address, earlier.get(address))
+        except OSError as error:
+            # A parent that is leaving takes its files with it one by one; that is no fault.
+            if os.path.lexists(f"{root}/{address}"):
+                reader.fault(f"{root}/{address}", _why(error))
+            continue
+        parents.append(parent)
+    return Scan(Snapshot(tuple(parents)), tuple(reader.faults))
+
+
+def find(paths: HostPaths, uuid: str) -> Device | None:
+    """Look one device up; None where there is none."""
+    path = os.path.realpath(paths.device(uuid))
+    try:
+        return Device(uuid, _target(f"{path}/mdev_type"), os.path.basename(os.path.dirname(path)), _group(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"the device {uuid} can't be looked up: {_why(error)}") from error
+
+
+def create(kernel: Kernel, parent: str, type_id: str, uuid: str) -> Device:
+    """Make a device; blocks for as long as the driver takes.
+
+    Raises:
+        HostError: the kernel refused; its cause is the OSError.
+        DeviceGone: it was made, and something removed it at once.
+    """
+    try:
+        kernel.write(kernel.paths.create(parent, type_id), uuid)
+    except OSError as error:
+        raise HostError(f"{parent}: {_why(error)}") from error
+    device = find(kernel.paths, uuid)
+    if device is None:
+        raise DeviceGone(f"{parent}: the device was made and vanished at once")
+    return device
+
+
+def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> None:
+    """Set an attribute in a device's own directory, with the newline that some drivers count on.
+
+    Raises:
+        HostError: the driver refused it.
+    """
+    try:
+        kernel.write(kernel.paths.device(uuid) / attribute, f"{value}\n")
+    except OSError as error:
+        raise HostError(f"attribute {attribute!r} refused {value!r}: {_why(error)}") from error
+
+
+class _Reader:
+    """Reads parents and collects what could not be understood."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+
+    def fault(self, path: str, reason: str) -> None:
+        self.faults.append(Fault(path, reason))
+
+    def parent(self, link: str, address: str, known: Parent | None) -> Parent:
+        path = os.path.realpath(link)
+        types = []
+        type_root = f"{path}/mdev_supported_types"
+        earlier = {entry.id: entry for entry in known.types} if known is not None else {}
+        for type_id in sorted(os.listdir(type_root)):
+            entry = self.type(f"{type_root}/{type_id}", type_id, earlier.get(type_id))
+            if entry is not None:
+                types.append(entry)
+        devices = []
+        for name in sorted(os.listdir(path)):
+            if slots.is_uuid(name) and (device := _device(f"{path}/{name}", name, address)):
+                devices.append(device)
+        if known is not None:
+            return Parent(
+                address, known.card, known.driver, known.numa_node, known.pci, tuple(types), tuple(devices)
+            )
+        return Parent(
+            address=address,
+            card=_target_or(f"{path}/physfn", address),
+            driver=_target_or(f"{path}/driver", _target_or(f"{path}/subsystem", "")),
+            numa_node=_numa_node(path),
+            pci=_pci(path),
+            types=tuple(types),
+            devices=tuple(devices),
+        )
+
+    def type(self, path: str, type_id: str, known: ParentType | None) -> ParentType | None:
+        attribute = f"{path}/available_instances"
+        if not type_id.isprintable():
+            self.fault(ascii(path), "the type's name can't be printed, so nobody could ask for it")
+            return None
+        try:
+            raw = _read(attribute)
+        except OSError as error:
+            if os.path.lexists(path):
+                self.fault(attribute, _why(error))
+            return None
+        # isdigit() of bytes knows ASCII digits only, which int() of text does not.
+        count = raw.strip()
+        if not count.isdigit() or len(count) > len(str(1 << 64)):
+            self.fault(attribute, f"a count was expected, and {count[:40]!r} was found" if count else "is empty")
+            return None
+        available = int(count)
+        if known is not None:
+            if known.available == available:
+                return known
+            return ParentType(known.id, known.name, known.api, known.description, available)
+        return ParentType(
+            id=type_id,
+            name=self.text(f"{path}/name"),
+            api=self.text(f"{path}/device_api"),
+            description=self.text(f"{path}/description"),
+            available=available,
+        )
+
+    def text(self, path: str) -> str:
+        """An attribute that may be missing."""
+        try:
+            return _read(path).decode().strip()
+        except FileNotFoundError:
+            return ""
+        except UnicodeDecodeError:
+            self.fault(path, "is not UTF-8 and is taken as missing")
+        except OSError as error:
+            self.fault(path, _why(error))
+        return ""
+
+
+def _device(path: str, uuid: str, parent: str) -> Device | None:
+    try:
+        return Device(uuid, _target(f"{path}/mdev_type"), parent, _group(path))
+    except OSError:
+        return None  # Not a device, or one that is coming or going; an event follows.
+
+
+def _group(path: str) -> int | None:
+    group = _target_or(f"{path}/iommu_group", "")
+    return int(group) if group.isdecimal() and group.isascii() else None
+
+
+def _pci(path: str) -> PciId | None:
+    try:
+        return PciId(int(_read(f"{path}/vendor"), 16), int(_read(f"{path}/device"), 16))
+    except (OSError, ValueError):
+        return None
+
+
+def _numa_node(path: str) -> int | None:
+    try:
+        node = int(_read(f"{path}/numa_node"))
+    except (OSError, ValueError):
+        return None
+    return node if 0 <= node <= slots.MAX_NUMA_NODE else None
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _PAGE)
+    finally:
+        os.close(fd)
+
+
+def _target(link: str) -> str:
+    return os.path.basename(os.readlink(link))
+
+
+def _target_or(link: str, otherwise: str) -> str:
+    try:
+        return _target(link)
+    except OSError:
+        return otherwise
+
+
+def _why(error: OSError) -> str:
+    """An OSError in words: its errno's name, which people search for, and its meaning."""
+    name = errno.errorcode.get(error.errno or 0, "unknown error")
+    return f"{name} ({os.strerror(error.errno)})" if error.errno else str(error) or name

@@ -1,0 +1,85 @@
+"""What each resource advertises: its slots, and which of them are Healthy.
+
+While an agent lives a resource's list only grows, since a kubelet may crash when an ID disappears; what
+can't be had now is Unhealthy instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from deviceplugin.inventory import slots
+from deviceplugin.inventory.capacity import Capacity
+from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.slots import MAX_SLOTS, SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedSlot:
+    """A line of the list that the kubelet gets."""
+
+    id: str
+    healthy: bool
+    numa_node: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one resource advertises, ordered by NUMA node and index."""
+
+    resource: str
+    slots: tuple[OfferedSlot, ...] = ()
+
+    @property
+    def healthy(self) -> int:
+        return sum(slot.healthy for slot in self.slots)
+
+
+def offer(
+    capacity: Capacity,
+    resource: Resource,
+    *,
+    node_name: str,
+    listed: Iterable[str] = (),
+    held: Collection[str] = (),
+) -> Offer:
+    """What a resource advertises on this node.
+
+    Args:
+        listed: the IDs that were advertised before, which stay.
+        held: the IDs that the kubelet has given to containers. They are the first to be Healthy: after
+            a reboot their devices are gone, and only a Healthy one is given back to its pod.
+    """
+    own = slots.resource_hash(node_name, resource.name)
+
+    def ours(ids: Iterable[str]) -> set[SlotId]:
+        parsed = (slots.parse(text) for text in ids)
+        return {slot for slot in parsed if slot is not None and slot.resource_hash == own}
+
+    existing = ours(capacity.snapshot.devices)
+    remembered = ours(held)
+    healthy = set(existing)
+    spare = max(0, min(resource.cap, MAX_SLOTS) - len(existing))
+    for node, fits in sorted(capacity.of(resource).items(), key=lambda entry: _order(entry[0])):
+        room = min(fits, spare)
+        claimed = sorted(slot for slot in remembered - existing if slot.numa_node == node)[:room]
+        healthy.update(claimed)
+        index = 0
+        fresh = room - len(claimed)
+        while fresh > 0 and index < MAX_SLOTS:
+            slot = SlotId(node, index, own)
+            index += 1
+            if slot not in healthy:
+                healthy.add(slot)
+                fresh -= 1
+        spare -= room
+    every = healthy | remembered | ours(listed)
+    ordered = sorted(every, key=lambda slot: (_order(slot.numa_node), slot.index))
+    return Offer(
+        resource.name, tuple(OfferedSlot(str(slot), slot in healthy, slot.numa_node) for slot in ordered)
+    )
+
+
+def _order(numa_node: int | None) -> int:
+    return -1 if numa_node is None else numa_node

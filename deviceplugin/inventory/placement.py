@@ -1,0 +1,77 @@
+"""Which parent next.
+
+Placement only ranks: the kernel decides, and a parent that refuses leads to the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from deviceplugin.inventory.capacity import Capacity
+from deviceplugin.inventory.resources import Placement, Resource
+from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A place where a device could be made."""
+
+    parent: str
+    card: str
+    type: str
+    aligned: bool
+    """Whether it is on the NUMA node that was asked for."""
+
+
+def seats(
+    snapshot: Snapshot, resource: Resource, numa_node: int | None, *, wanted: int = 1
+) -> tuple[Seat, ...]:
+    """Where the next of ``wanted`` devices should be made, the best place first.
+
+    A type that all of them can have comes before one that only some can; then the resource's own order
+    of types, the NUMA node, cards that hold all of them, and what the resource's placement asks for.
+    """
+    capacity = Capacity(snapshot)
+    ranked: list[tuple[tuple[object, ...], Seat]] = []
+    for preference, type_id in enumerate(resource.choices(snapshot)):
+        rooms = {card: capacity.room(card, type_id) for card in snapshot.cards}
+        enough = sum(rooms.values()) >= wanted
+        for card, parents in snapshot.cards.items():
+            if rooms[card] == 0:
+                continue
+            fullness = _fullness(parents, type_id, rooms[card], resource.placement, wanted)
+            for parent in parents:
+                entry = parent.type(type_id)
+                if entry is None or entry.available == 0 or not resource.parents.allows(parent):
+                    continue
+                aligned = numa_node is None or parent.numa_node == numa_node
+                key = (not enough, preference, not aligned, fullness, parent.address)
+                ranked.append((key, Seat(parent.address, card, type_id, aligned)))
+    ranked.sort(key=lambda entry: entry[0])
+    return tuple(seat for _, seat in ranked)
+
+
+def seated(snapshot: Snapshot, seat: Seat, uuid: str) -> Snapshot:
+    """The node as it should be once a device was made there, until the kernel has been asked."""
+    parent = snapshot.by_address[seat.parent]
+    after = replace(
+        parent,
+        types=tuple(
+            replace(entry, available=max(0, entry.available - 1)) if entry.id == seat.type else entry
+            for entry in parent.types
+        ),
+        devices=(*parent.devices, Device(uuid=uuid, type=seat.type, parent=seat.parent, group=None)),
+    )
+    return Snapshot(tuple(after if entry is parent else entry for entry in snapshot.parents))
+
+
+def _fullness(
+    parents: Sequence[Parent], type_id: str, room: int, placement: Placement, wanted: int
+) -> tuple[int, ...]:
+    """The cards in the order of ``placement``: smaller is better."""
+    held = sum(len(parent.devices) for parent in parents)
+    alike = sum(device.type == type_id for parent in parents for device in parent.devices)
+    if placement is Placement.SPREAD:
+        return (held, -room)
+    return (room < wanted, -alike, -held, room)

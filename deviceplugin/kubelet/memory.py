@@ -1,0 +1,97 @@
+"""The kubelet's word on who has which device, in the two forms that it gives it.
+
+Either can be wrong for a while, each in its own way (see ``podresources`` and ``checkpoint``); both
+together, asked in the right order, are proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from deviceplugin.errors import KubeletError
+from deviceplugin.kubelet import checkpoint
+from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.kubelet.podresources import Holder, list_holders
+
+REWRITE_DEADLINE = 2.0
+"""Seconds that the kubelet has to rewrite its checkpoint after a list was sent."""
+_LOOK = 0.01
+"""Seconds between looks for the new file: it comes within milliseconds, and only when asked for."""
+
+
+class Line(Protocol):
+    """An endpoint's connection, as far as it matters here."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def resend(self) -> None: ...
+
+
+class KubeletMemory:
+    """Asks the kubelet.
+
+    Args:
+        lines: all endpoints, read anew each time.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, paths: KubeletPaths, lines: Callable[[], Collection[Line]], clock: Callable[[], float]
+    ) -> None:
+        self._paths = paths
+        self._lines = lines
+        self._clock = clock
+        self._disturbed = clock()
+
+    def disturb(self) -> None:
+        """A connection began or ended: what the kubelet says is not to be trusted for a while."""
+        self._disturbed = self._clock()
+
+    def calm_for(self) -> float:
+        """Seconds since all connections are up and none changed; 0 while some is down."""
+        lines = self._lines()
+        if not lines or not all(line.connected for line in lines):
+            return 0.0
+        return self._clock() - self._disturbed
+
+    async def holders(self) -> dict[str, Holder]:
+        """The holder of each device that the kubelet names; see ``podresources.list_holders``."""
+        return await list_holders(self._paths.pod_resources)
+
+    async def devices_now(self) -> frozenset[str]:
+        """Every device that the kubelet remembers, from a checkpoint written after this call began.
+
+        Raises:
+            KubeletError: no such checkpoint came, or it can't be understood.
+        """
+        before = await asyncio.to_thread(checkpoint.version, self._paths.checkpoint)
+        line = next((line for line in self._lines() if line.connected), None)
+        if line is None:
+            raise KubeletError("no stream to the kubelet is up, so its checkpoint can't be had afresh")
+        line.resend()
+        try:
+            async with asyncio.timeout(REWRITE_DEADLINE):
+                while await asyncio.to_thread(checkpoint.version, self._paths.checkpoint) in (None, before):
+                    await asyncio.sleep(_LOOK)
+        except TimeoutError as error:
+            raise KubeletError(
+                f"the kubelet did not rewrite its checkpoint {self._paths.checkpoint} "
+                f"within {REWRITE_DEADLINE:.0f} s of being sent a list"
+            ) from error
+        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
+        if found is None:
+            raise KubeletError(f"the kubelet's checkpoint {self._paths.checkpoint} vanished")
+        return found.devices
+
+    async def remembered_devices(self) -> frozenset[str]:
+        """Every device that the kubelet's checkpoint names as it is; none if there is no checkpoint."""
+        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
+        return found.devices if found is not None else frozenset()
+
+    async def remembered_paths(self, uuid: str) -> frozenset[str] | None:
+        """The host paths that a container with this device gets; None if the kubelet knows of none."""
+        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
+        return found.paths.get(uuid) if found is not None else None

@@ -1,0 +1,50 @@
+"""Who has which device, by the kubelet's pod resources service.
+
+The answer covers active pods and leaves out ordinary init containers; it can be empty for a while after
+a kubelet start. So a name in it is proof that a device is wanted, and no name is no proof of anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deviceplugin.api import podresources_v1_pb2 as pb
+from deviceplugin.api import podresources_v1_pb2_grpc as rpc
+from deviceplugin.kubelet.channel import kubelet_channel
+
+LIST_DEADLINE = 3.0
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A container that has a device."""
+
+    namespace: str
+    pod: str
+    container: str
+    resource: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod}"
+
+
+async def list_holders(socket: Path) -> dict[str, Holder]:
+    """The holder of each device that the kubelet names, by device ID.
+
+    Raises:
+        KubeletError: the kubelet did not answer in time, or refused.
+    """
+    async with kubelet_channel(socket) as channel:
+        call = rpc.PodResourcesListerStub(channel).List
+        response: pb.ListPodResourcesResponse = await call(
+            pb.ListPodResourcesRequest(), timeout=LIST_DEADLINE
+        )
+    return {
+        device: Holder(pod.namespace, pod.name, container.name, devices.resource_name)
+        for pod in response.pod_resources
+        for container in pod.containers
+        for devices in container.devices
+        for device in devices.device_ids
+    }

@@ -1,0 +1,135 @@
+"""Registering with the kubelet, and noticing that it is a new one.
+
+At its start the kubelet deletes all sockets in its plugin directory and makes its own anew; while it is
+down, its old socket stays. So the directory is watched, by inotify.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import grpc
+import grpc.aio
+from asyncinotify import Inotify, Mask
+
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
+from deviceplugin.errors import KubeletError
+from deviceplugin.kubelet.channel import kubelet_channel
+from deviceplugin.kubelet.paths import KubeletPaths
+
+log = logging.getLogger(__name__)
+
+API_VERSION = "v1beta1"
+REGISTER_DEADLINE = 15.0
+"""Seconds: the kubelet dials back before it answers, and gives that ten."""
+_NO_DIRECTORY = 1.0
+"""Seconds between looks for a kubelet root that does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """One making of the kubelet's socket. A new one may have the old one's inode number."""
+
+    inode: int
+    changed_ns: int
+
+    @classmethod
+    def at(cls, socket: Path) -> Registrar | None:
+        """The socket that is there now."""
+        try:
+            status = os.stat(socket)
+        except OSError:
+            return None
+        return cls(status.st_ino, status.st_ctime_ns)
+
+
+class Listener(Protocol):
+    """Somebody who wants to know what happens in the kubelet's directory."""
+
+    def kubelet_appeared(self, identity: Registrar) -> None: ...
+
+    def socket_gone(self, name: str) -> None: ...
+
+
+async def register(socket: Path, endpoint: str, resource: str) -> None:
+    """Announce an endpoint, which has to be serving already.
+
+    Raises:
+        KubeletError: the kubelet is not there, refused, or did not answer in time.
+    """
+    request = pb.RegisterRequest(
+        version=API_VERSION,
+        endpoint=endpoint,
+        resource_name=resource,
+        options=pb.DevicePluginOptions(pre_start_required=True, get_preferred_allocation_available=True),
+    )
+    if Registrar.at(socket) is None:
+        raise KubeletError(f"there is no kubelet at {socket}")
+    async with kubelet_channel(socket) as channel:
+        await rpc.RegistrationStub(channel).Register(request, timeout=REGISTER_DEADLINE)
+
+
+def was_reached(error: KubeletError) -> bool:
+    """Whether a failed registration got as far as the kubelet, which may remember the socket then."""
+    cause = error.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is not grpc.StatusCode.UNAVAILABLE
+
+
+def remove_stale_sockets(paths: KubeletPaths, prefix: str) -> None:
+    """Delete the sockets that an agent before this one left behind."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in paths.plugins.glob(f"{prefix}*.sock"):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
+    """Tell the listeners of every new kubelet socket and of every socket that goes.
+
+    Goes on when the directory is replaced or does not exist yet. Runs until it is cancelled.
+    ``listeners`` is read anew for each event.
+    """
+    while True:
+        with Inotify() as inotify:
+            try:
+                inotify.add_watch(
+                    paths.root, Mask.CREATE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
+                )
+            except OSError:
+                await asyncio.sleep(_NO_DIRECTORY)
+                continue
+            with contextlib.suppress(OSError):
+                inotify.add_watch(
+                    paths.plugins,
+                    Mask.CREATE | Mask.MOVED_TO | Mask.DELETE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR,
+                )
+            # The watch may have come after the socket.
+            _appeared(paths, listeners)
+            async for event in inotify:
+                name = event.name.name if event.name is not None else ""
+                if event.mask & (Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.Q_OVERFLOW) or (
+                    name == paths.plugins.name and event.watch is not None and event.watch.path == paths.root
+                ):
+                    break  # Watch what is there now.
+                if event.watch is None or event.watch.path != paths.plugins:
+                    continue
+                if event.mask & Mask.DELETE:
+                    for listener in tuple(listeners):
+                        listener.socket_gone(name)
+                elif name == paths.registration.name:
+                    _appeared(paths, listeners)
+
+
+def _appeared(paths: KubeletPaths, listeners: Iterable[Listener]) -> None:
+    if (identity := Registrar.at(paths.registration)) is not None:
+        log.debug("the kubelet's socket is there")
+        for listener in tuple(listeners):
+            listener.kubelet_appeared(identity)

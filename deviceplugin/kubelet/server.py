@@ -1,0 +1,351 @@
+"""One resource's endpoint: the DevicePlugin service on a socket of its own.
+
+An endpoint lives as long as the agent. Its *connection* to the kubelet, which is a server, its socket
+and a registration, is renewed whenever the kubelet is new, the socket is gone or the kubelet ended the
+stream; each connection has a socket name of its own, so that no end of an old one is taken for the end
+of the new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NoReturn, Protocol
+
+import grpc
+import grpc.aio
+
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
+from deviceplugin.errors import (
+    AllocationError,
+    BadRequest,
+    KubeletError,
+    NoRoom,
+    PluginError,
+    TooSlow,
+    UnknownDevice,
+)
+from deviceplugin.handover import Handover
+from deviceplugin.inventory.offer import Offer
+from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.kubelet.registration import Registrar, register, was_reached
+
+log = logging.getLogger(__name__)
+
+SOCKET_PREFIX = "mdev-"
+FINISH = 4.0
+"""Seconds that requests under way have to finish when a server ends."""
+FIRST_RETRY = 0.1
+LAST_RETRY = 5.0
+"""Seconds between attempts to register; each doubles the time, and a new kubelet socket resets it."""
+
+_CODES: tuple[tuple[type[PluginError], grpc.StatusCode], ...] = (
+    (BadRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (UnknownDevice, grpc.StatusCode.NOT_FOUND),
+    (NoRoom, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (TooSlow, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (AllocationError, grpc.StatusCode.FAILED_PRECONDITION),
+    (KubeletError, grpc.StatusCode.UNAVAILABLE),
+    (PluginError, grpc.StatusCode.INTERNAL),
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Backend(Protocol):
+    """What stands behind all endpoints. Each method raises PluginError for what it can't do."""
+
+    async def allocate(self, resource: str, ids: Sequence[str]) -> Handover: ...
+
+    async def prepare(self, resource: str, ids: Sequence[str]) -> None: ...
+
+    def prefer(
+        self, resource: str, available: Sequence[str], required: Sequence[str], size: int
+    ) -> Sequence[str]: ...
+
+
+class Endpoint(rpc.DevicePluginServicer):
+    """A resource as the kubelet sees it.
+
+    Args:
+        on_connection: called with the resource when the kubelet begins or ends to listen.
+    """
+
+    def __init__(
+        self,
+        resource: str,
+        backend: Backend,
+        paths: KubeletPaths,
+        *,
+        on_connection: Callable[[str, bool], None] = lambda _resource, _up: None,
+        on_registration: Callable[[str, bool], None] = lambda _resource, _success: None,
+    ) -> None:
+        self.resource = resource
+        self._backend = backend
+        self._paths = paths
+        self._on_connection = on_connection
+        self._on_registration = on_registration
+        self._offer = Offer(resource)
+        self._response = pb.ListAndWatchResponse()
+        self._revision = 0
+        self._changed = asyncio.Event()
+        self._connection = _Connection()
+        self._retry = asyncio.Event()
+        self._pause = FIRST_RETRY
+        self._told = ""
+
+    # --- what the agent says -----------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether the kubelet is listening to the list of devices."""
+        return self._connection.streams > 0
+
+    @property
+    def offer(self) -> Offer:
+        """What is advertised now."""
+        return self._offer
+
+    def publish(self, offer: Offer) -> None:
+        """Advertise this from now on; sent only if it differs."""
+        if offer != self._offer:
+            self._offer = offer
+            self._response = _list(offer)
+            self.resend()
+
+    def resend(self) -> None:
+        """Send the list as it is once more, which makes the kubelet rewrite its checkpoint."""
+        self._revision += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def kubelet_appeared(self, identity: Registrar) -> None:
+        """The kubelet's socket was made anew: register there, unless that was done already."""
+        connection = self._connection
+        if connection.registrar == identity:
+            if connection.socket and not (self._paths.plugins / connection.socket).exists():
+                connection.renew.set()
+            return
+        self._retry.set()
+        if connection.registered:
+            connection.renew.set()
+
+    def socket_gone(self, name: str) -> None:
+        """A socket was deleted from the kubelet's directory."""
+        if name == self._connection.socket:
+            self._connection.renew.set()
+
+    async def run(self) -> NoReturn:
+        """Serve and stay registered; runs until it is cancelled, and then finishes what is under way."""
+        while True:
+            async with self._served():
+                if await self._register():
+                    await self._connection.renew.wait()
+
+    # --- one connection ----------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _served(self) -> AsyncIterator[None]:
+        """A server on a socket of its own, for the length of the block."""
+        digest = hashlib.sha256(self.resource.encode()).hexdigest()[:8]
+        connection = self._connection = _Connection(f"{SOCKET_PREFIX}{digest}-{secrets.token_hex(4)}.sock")
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        rpc.add_DevicePluginServicer_to_server(self, server)
+        path = self._paths.plugins / connection.socket
+        while True:
+            try:
+                server.add_insecure_port(f"unix:{path.absolute()}")
+                break
+            except RuntimeError:
+                # No directory yet: the kubelet, which makes it, has never run. An event tells of it.
+                self._retry.clear()
+                await self._wait_to_retry(LAST_RETRY)
+        path.chmod(0o600)
+        await server.start()
+        try:
+            yield
+        finally:
+            connection.ending.set()
+            await asyncio.shield(server.stop(FINISH))
+            path.unlink(missing_ok=True)
+
+    async def _register(self) -> bool:
+        """Register, however long it takes; False if this connection has become useless meanwhile."""
+        connection = self._connection
+        while not connection.renew.is_set():
+            self._retry.clear()
+            connection.registrar = Registrar.at(self._paths.registration)
+            try:
+                await self._attempt(connection)
+            except KubeletError as error:
+                self._on_registration(self.resource, False)
+                if str(error) != self._told:
+                    self._told = str(error)
+                    log.warning(
+                        "not registered, will try again",
+                        extra={"resource": self.resource, "reason": self._told},
+                    )
+                hopeful = await self._wait_to_retry(self._pause)
+                self._pause = FIRST_RETRY if hopeful else min(2 * self._pause, LAST_RETRY)
+                if was_reached(error):
+                    return False  # It may know this socket by now, and would refuse it a second time.
+            else:
+                self._pause, self._told = FIRST_RETRY, ""
+                connection.registered = True
+                self._on_registration(self.resource, True)
+                log.info("registered", extra={"resource": self.resource, "socket": connection.socket})
+                return True
+        return False
+
+    async def _attempt(self, connection: _Connection) -> None:
+        """One call of Register, given up when the kubelet that it went to is no more."""
+        call = asyncio.ensure_future(register(self._paths.registration, connection.socket, self.resource))
+        retry = asyncio.ensure_future(self._retry.wait())
+        try:
+            await asyncio.wait((call, retry), return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                raise KubeletError("the kubelet was replaced before it answered")
+            await call
+        finally:
+            retry.cancel()
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+    async def _wait_to_retry(self, seconds: float) -> bool:
+        """Wait until it is time to try again; True if there is a reason to hope."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._retry.wait()
+        except TimeoutError:
+            return False
+
+    # --- what the kubelet asks ---------------------------------------------------------------------
+
+    async def GetDevicePluginOptions(self, request: pb.Empty, context: Context) -> pb.DevicePluginOptions:  # noqa: N802
+        """Which optional calls are wanted: both."""
+        return pb.DevicePluginOptions(pre_start_required=True, get_preferred_allocation_available=True)
+
+    async def ListAndWatch(  # noqa: N802
+        self, request: pb.Empty, context: Context
+    ) -> AsyncIterator[pb.ListAndWatchResponse]:
+        """The list, and the list again on every change. Several streams each see all of them."""
+        connection = self._connection
+        connection.streams += 1
+        self._on_connection(self.resource, True)
+        sent = -1
+        try:
+            while not connection.ending.is_set():
+                changed = self._changed
+                if sent != self._revision:
+                    sent = self._revision
+                    yield self._response
+                    continue
+                await _first_of(changed, connection.ending)
+        finally:
+            connection.streams -= 1
+            # Ended by us or by the kubelet, which never asks again by itself.
+            connection.renew.set()
+            self._on_connection(self.resource, self.connected)
+
+    async def GetPreferredAllocation(  # noqa: N802
+        self, request: pb.PreferredAllocationRequest, context: Context
+    ) -> pb.PreferredAllocationResponse:
+        """Which devices to choose; never an error, which would fail the pod."""
+        return pb.PreferredAllocationResponse(
+            container_responses=[
+                pb.ContainerPreferredAllocationResponse(deviceIDs=self._prefer(container))
+                for container in request.container_requests
+            ]
+        )
+
+    def _prefer(self, container: pb.ContainerPreferredAllocationRequest) -> Sequence[str]:
+        available, required = container.available_deviceIDs, container.must_include_deviceIDs
+        try:
+            return self._backend.prefer(self.resource, available, required, container.allocation_size)
+        except Exception:
+            log.exception("no preference could be worked out", extra={"resource": self.resource})
+            return (*required, *available)[: container.allocation_size]
+
+    async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
+        """Make the devices of one container."""
+        count = len(request.container_requests)
+        async with _translated(context):
+            if count != 1:
+                raise BadRequest(
+                    f"{self.resource}: the request is for {count} containers, and the kubelet sends one each"
+                )
+            given = await self._backend.allocate(self.resource, request.container_requests[0].devices_ids)
+            return pb.AllocateResponse(container_responses=[_container(given)])
+
+    async def PreStartContainer(  # noqa: N802
+        self, request: pb.PreStartContainerRequest, context: Context
+    ) -> pb.PreStartContainerResponse:
+        """Have the devices ready before a container starts."""
+        async with _translated(context):
+            await self._backend.prepare(self.resource, request.devices_ids)
+        return pb.PreStartContainerResponse()
+
+
+class _Connection:
+    """The state of one registration."""
+
+    def __init__(self, socket: str = "") -> None:
+        self.socket = socket
+        self.streams = 0
+        self.registrar: Registrar | None = None
+        self.registered = False
+        self.renew = asyncio.Event()
+        self.ending = asyncio.Event()
+
+
+@contextlib.asynccontextmanager
+async def _translated(context: Context) -> AsyncIterator[None]:
+    """The one place where errors become gRPC status codes."""
+    try:
+        yield
+    except PluginError as error:
+        code = next(code for kind, code in _CODES if isinstance(error, kind))
+        log.warning("request refused: %s", error, extra={"code": code.name})
+        await context.abort(code, str(error))
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _list(offer: Offer) -> pb.ListAndWatchResponse:
+    return pb.ListAndWatchResponse(
+        devices=[
+            pb.Device(
+                ID=slot.id,
+                health="Healthy" if slot.healthy else "Unhealthy",
+                topology=None
+                if slot.numa_node is None
+                else pb.TopologyInfo(nodes=[pb.NUMANode(ID=slot.numa_node)]),
+            )
+            for slot in offer.slots
+        ]
+    )
+
+
+def _container(given: Handover) -> pb.ContainerAllocateResponse:
+    return pb.ContainerAllocateResponse(
+        envs=given.environment,
+        annotations=given.annotations,
+        devices=[
+            pb.DeviceSpec(
+                container_path=node.container_path, host_path=node.host_path, permissions=node.permissions
+            )
+            for node in given.nodes
+        ],
+    )

@@ -1,0 +1,73 @@
+"""What this process remembers of devices: nothing that can't be lost.
+
+Only what has been seen to be so counts: a device is *fresh* if this process made it and no container
+was started with it since, and *handed over* with a group if this process told the kubelet so. All
+devices of an agent that was just started are used ones, and so are those that lived through a time in
+which the kubelet could have started a container without saying so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+
+class Ledger:
+    """The memory that allocation and reclaim share.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._fresh: set[str] = set()
+        self._groups: dict[str, int] = {}
+        self._touched: dict[str, float] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def lock(self, uuid: str) -> asyncio.Lock:
+        """Held by whoever makes, hands over or removes a device."""
+        return self._locks[uuid]
+
+    def is_fresh(self, uuid: str) -> bool:
+        """Whether the device was never used since it was made."""
+        return uuid in self._fresh
+
+    def group(self, uuid: str) -> int | None:
+        """The group that this process told the kubelet of."""
+        return self._groups.get(uuid)
+
+    def idle_for(self, uuid: str) -> float:
+        """Seconds since the kubelet last asked for the device."""
+        return self.clock() - self._touched.get(uuid, float("-inf"))
+
+    def made(self, uuid: str) -> None:
+        self._fresh.add(uuid)
+        self._groups.pop(uuid, None)
+        self.touch(uuid)
+
+    def handed_over(self, uuid: str, group: int) -> None:
+        self._groups[uuid] = group
+        self.touch(uuid)
+
+    def touch(self, uuid: str) -> None:
+        """The kubelet asked for it now."""
+        self._touched[uuid] = self.clock()
+
+    def used(self, uuid: str) -> None:
+        self._fresh.discard(uuid)
+
+    def all_used(self) -> None:
+        """Containers may have been started without a word to us."""
+        self._fresh.clear()
+
+    def gone(self, uuids: Iterable[str]) -> None:
+        """Devices that are no more: one that comes again under the same UUID is another one.
+
+        When the kubelet asked for it last is kept, since a look at the node can be older than the device.
+        """
+        for uuid in uuids:
+            self._fresh.discard(uuid)
+            self._groups.pop(uuid, None)

@@ -1,0 +1,182 @@
+"""Taking devices back, which nobody tells us to do.
+
+There is no Deallocate. A device is removed when all of this holds, asked in this order: the kubelet has
+been calm for a while and listens to us; nobody asked for the device within its grace period; the pod
+resources don't name it, twice; a checkpoint written after that doesn't either; and its group can be
+opened, which proves that no VM has it and keeps it so while it is removed. Whatever is unknown means
+that the device stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import NoReturn, Protocol
+
+from deviceplugin.config import ReclaimSettings
+from deviceplugin.errors import DeviceBusy, HostError, KubeletError
+from deviceplugin.host.node import Node
+from deviceplugin.inventory import slots
+from deviceplugin.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+_SECOND_LOOK = 1.0
+"""The most seconds between the two questions to the kubelet."""
+
+
+class HeldBack(StrEnum):
+    """Why a device that may be unused stays all the same."""
+
+    KUBELET_AWAY = "kubelet-away"
+    """The kubelet does not listen to us, or only just began to."""
+    LIST_FAILED = "list-failed"
+    """The pod resources can't be had."""
+    CHECKPOINT_FAILED = "checkpoint-failed"
+    """The kubelet's checkpoint can't be had, or not afresh."""
+    REMEMBERED = "remembered"
+    """The kubelet's checkpoint names it: an init container's, or its pod's end is not done yet."""
+    IN_USE = "in-use"
+    """Its group is open: a VM that outlived its pod."""
+    FAILED = "failed"
+    """The node refused, or its use can't be determined."""
+
+
+class Memory(Protocol):
+    """The kubelet's word; see ``kubelet.memory``."""
+
+    def calm_for(self) -> float: ...
+
+    async def holders(self) -> Mapping[str, object]: ...
+
+    async def devices_now(self) -> frozenset[str]: ...
+
+
+class Reclaim:
+    """Removes devices that are proved to be unused.
+
+    Args:
+        on_held_back: called when the reason that keeps a device changes.
+        on_removed: called with the device's type and the seconds that its removal took.
+        on_remembered: called with the devices of each fresh checkpoint.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        ledger: Ledger,
+        memory: Memory,
+        settings: ReclaimSettings,
+        *,
+        on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
+        on_removed: Callable[[str, float], None] = lambda _type, _seconds: None,
+        on_remembered: Callable[[frozenset[str]], None] = lambda _devices: None,
+    ) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._memory = memory
+        self._settings = settings
+        self._on_held_back = on_held_back
+        self._on_removed = on_removed
+        self._on_remembered = on_remembered
+        self._told: dict[str, HeldBack] = {}
+        self._pods: dict[str, str] = {}
+
+    async def run(self) -> NoReturn:
+        """Look for unused devices at every interval; runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.interval)
+            await self.round()
+
+    async def round(self) -> None:
+        """Remove what is proved to be unused now."""
+        present = {uuid for uuid in self._node.snapshot.devices if slots.is_ours(uuid)}
+        for table in (self._told, self._pods):
+            for uuid in table.keys() - present:
+                del table[uuid]
+        idle = {uuid for uuid in present if self._ledger.idle_for(uuid) >= self._settings.grace}
+        if not idle:
+            return
+        if self._memory.calm_for() < self._settings.grace:
+            self._hold_back(idle, HeldBack.KUBELET_AWAY, "the kubelet was not there, or has only just come")
+            return
+        begun = self._ledger.clock()
+        try:
+            unnamed = await self._unnamed(idle)
+            if unnamed:
+                await asyncio.sleep(min(_SECOND_LOOK, self._settings.interval / 4))
+                unnamed = await self._unnamed(unnamed)
+        except KubeletError as error:
+            self._hold_back(idle, HeldBack.LIST_FAILED, str(error))
+            return
+        if not unnamed:
+            return
+        try:
+            remembered = await self._memory.devices_now()
+        except KubeletError as error:
+            self._hold_back(unnamed, HeldBack.CHECKPOINT_FAILED, str(error))
+            return
+        self._on_remembered(remembered)
+        self._hold_back(unnamed & remembered, HeldBack.REMEMBERED, "the kubelet's checkpoint names it")
+        for uuid in sorted(unnamed - remembered):
+            await self._remove(uuid, begun)
+
+    async def _unnamed(self, candidates: set[str]) -> set[str]:
+        """Those of the candidates that the kubelet doesn't name."""
+        holders = await self._memory.holders()
+        for uuid in candidates & holders.keys():
+            self._told.pop(uuid, None)
+            if self._pods.get(uuid) != str(holders[uuid]):
+                self._pods[uuid] = str(holders[uuid])
+                log.info("device belongs to a pod", extra=self._about(uuid))
+        return candidates - holders.keys()
+
+    async def _remove(self, uuid: str, begun: float) -> None:
+        async with self._ledger.lock(uuid):
+            # Asked for since the proof began, or a kubelet that is another one by now: no proof any more.
+            if self._ledger.idle_for(uuid) < self._settings.grace:
+                return
+            if self._memory.calm_for() < self._ledger.clock() - begun:
+                return
+            device = self._node.snapshot.devices.get(uuid)
+            began = self._ledger.clock()
+            try:
+                removed = await self._node.remove_unused(uuid)
+            except DeviceBusy as error:
+                self._ledger.used(uuid)
+                self._hold_back({uuid}, HeldBack.IN_USE, str(error))
+                return
+            except HostError as error:
+                self._hold_back({uuid}, HeldBack.FAILED, str(error))
+                return
+            self._ledger.gone([uuid])
+        if removed and device is not None:
+            self._on_removed(device.type, self._ledger.clock() - began)
+            log.info(
+                "device removed",
+                extra={
+                    **self._about(uuid),
+                    "proof": "kubelet calm, not listed twice, not in its fresh checkpoint, group held by us",
+                },
+            )
+
+    def _hold_back(self, uuids: set[str] | frozenset[str], reason: HeldBack, why: str) -> None:
+        """Say once for each device what keeps it."""
+        for uuid in sorted(uuids):
+            if self._told.get(uuid) is not reason:
+                self._told[uuid] = reason
+                self._on_held_back(reason)
+                log.info(
+                    "device not removed", extra={**self._about(uuid), "reason": reason.value, "detail": why}
+                )
+
+    def _about(self, uuid: str) -> dict[str, object]:
+        device = self._node.snapshot.devices.get(uuid)
+        about: dict[str, object] = {"device": uuid}
+        if device is not None:
+            about |= {"type": device.type, "parent": device.parent}
+        if uuid in self._pods:
+            about["pod"] = self._pods[uuid]
+        return about

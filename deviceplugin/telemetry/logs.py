@@ -1,0 +1,63 @@
+"""Structured logs on standard error, one event per line.
+
+An event is a fixed sentence with values under the same keys everywhere: ``resource``, ``device``,
+``type``, ``parent``, ``pod``, ``reason`` … They are given as ``extra`` to the standard library's loggers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+LogFormat = Literal["json", "console"]
+LEVELS = ("debug", "info", "warning", "error")
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def set_up(log_format: LogFormat, level: str) -> None:
+    """Send all logs to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log_format == "json" else _Console())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **_values(record),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str)
+
+
+class _Console(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        values = " ".join(
+            f"{key}={json.dumps(value, default=str) if _needs_quotes(value) else value}"
+            for key, value in _values(record).items()
+        )
+        line = f"{_time(record)[11:23]} {record.levelname.lower():7} {record.getMessage()}  {values}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _values(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+
+
+def _needs_quotes(value: object) -> bool:
+    return any(character in " \"'=\n" or not character.isprintable() for character in str(value))

@@ -1,0 +1,179 @@
+"""YAML files that people write: read strictly, with errors that name the line.
+
+The configuration and the simulator's node descriptions are such files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import yaml
+
+from deviceplugin.errors import ConfigError
+
+T = TypeVar("T")
+
+_MAX_BYTES = 1 << 20
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`(?: - at `(.*)`)?")
+_PLACE = re.compile(r"(.*?)(?: - at `(.*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
+
+
+@dataclass(frozen=True)
+class Document(Generic[T]):
+    """A file's content, and where in the file it stands."""
+
+    path: Path
+    content: T
+    root: yaml.Node
+
+    def place(self, where: str) -> str:
+        """``file:line`` of a value, named as in ``resources[0].name``."""
+        return f"{self.path}:{_line(self.root, where)}"
+
+
+def read_yaml(path: Path, kind: type[T], *, what: str) -> Document[T]:
+    """Read a file into ``kind``, a msgspec struct.
+
+    Raises:
+        ConfigError: it can't be read, or is not what was expected.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"the {what} {path} can't be read: {error.strerror or error}") from error
+    if len(raw) > _MAX_BYTES:
+        raise ConfigError(f"the {what} {path} is larger than {_MAX_BYTES >> 20} MiB, so it is none")
+    try:
+        text = raw.decode("utf-8-sig")
+        root = yaml.compose(text, Loader=_Loader)
+        if root is None:
+            raise ConfigError(f"the {what} {path} is empty")
+        _refuse_duplicates(path, root)
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of the safe loader
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the {what} {path} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{_yaml_place(path, error)}: not YAML: {_yaml_reason(error)}") from error
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"the {what} {path} can't be understood: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}:1: a {what} is a mapping of keys to values, and this is {_kind(value)}")
+    try:
+        content = msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(path, root, kind, str(error))) from error
+    return Document(path, content, root)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader without aliases, which can make a small file a huge one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it out
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _explain(path: Path, root: yaml.Node, kind: type, message: str) -> str:
+    """msgspec's message with a line, and with the nearest known key for an unknown one."""
+    if found := _UNKNOWN.match(message):
+        key, where = found[1], (found[2] or "$").removeprefix("$").lstrip(".")
+        inside = f"{where}.{key}" if where else key
+        known = _keys(kind, where)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{path}:{_line(root, inside)}: unknown key {key!r}; {hint}"
+    found = _PLACE.match(message)
+    text, where = (found[1], found[2] or "$") if found else (message, "$")
+    where = where.removeprefix("$").lstrip(".")
+    label = f"{where}: " if where else ""
+    return f"{path}:{_line(root, where)}: {label}{text[:1].lower()}{text[1:]}"
+
+
+def _keys(kind: Any, where: str) -> list[str]:
+    """The keys that the object at a place may have."""
+    for step in _STEP.finditer("." + where if where and not where.startswith("[") else where):
+        info = msgspec.inspect.type_info(kind) if not isinstance(kind, msgspec.inspect.Type) else kind
+        kind = _inside(info, step[1])
+    info = msgspec.inspect.type_info(kind) if not isinstance(kind, msgspec.inspect.Type) else kind
+    info = _plain(info)
+    if isinstance(info, msgspec.inspect.StructType):
+        return [entry.encode_name for entry in info.fields]
+    return []
+
+
+def _inside(info: msgspec.inspect.Type, key: str | None) -> msgspec.inspect.Type:
+    info = _plain(info)
+    if key is not None and isinstance(info, msgspec.inspect.StructType):
+        return next((entry.type for entry in info.fields if entry.encode_name == key), info)
+    if isinstance(info, msgspec.inspect.VarTupleType | msgspec.inspect.ListType):
+        return info.item_type
+    if isinstance(info, msgspec.inspect.DictType):
+        return info.value_type
+    return info
+
+
+def _plain(info: msgspec.inspect.Type) -> msgspec.inspect.Type:
+    """Without annotations and without None."""
+    while isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
+    if isinstance(info, msgspec.inspect.UnionType):
+        kinds = [kind for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType)]
+        return _plain(kinds[0])
+    return info
+
+
+def _line(root: yaml.Node, where: str) -> int:
+    """The line of a value, or of the nearest thing around it."""
+    node = root
+    line = node.start_mark.line
+    for step in _STEP.finditer("." + where if where and not where.startswith("[") else where):
+        if isinstance(node, yaml.MappingNode) and step[1] is not None:
+            pair = next(((key, value) for key, value in node.value if key.value == step[1]), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and step[2] is not None and int(step[2]) < len(node.value):
+            node = node.value[int(step[2])]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1
+
+
+def _refuse_duplicates(path: Path, node: yaml.Node) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
+                raise ConfigError(f"{path}:{key.start_mark.line + 1}: the key {key.value!r} is there twice")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+            _refuse_duplicates(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(path, item)
+
+
+def _yaml_place(path: Path, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f"{path}:{mark.line + 1}" if mark is not None else str(path)
+
+
+def _yaml_reason(error: yaml.YAMLError) -> str:
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return " ".join(str(reason).split())
+
+
+def _kind(value: object) -> str:
+    return {"list": "a list", "str": "text", "int": "a number", "NoneType": "nothing"}.get(
+        type(value).__name__, f"a {type(value).__name__}"
+    )
