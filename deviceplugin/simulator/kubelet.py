@@ -17,32 +17,28 @@ a kubelet's start and the plugin's registration, and a device that becomes free 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal, Self
-
-import grpc
+from typing import Self
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
-from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.api import podresources_v1_pb2 as pods_pb
-from deviceplugin.api import podresources_v1_pb2_grpc as pods_rpc
-from deviceplugin.simulator import sockets
 from deviceplugin.simulator.admission import Admission
 from deviceplugin.simulator.changes import Changes
 from deviceplugin.simulator.checkpointfile import CheckpointFile, Damage, Entry
-from deviceplugin.simulator.plugins import Call, ListMessages, Plugins, RegistrationFaults, Version
-from deviceplugin.simulator.podlister import PodLister, pod_resources
+from deviceplugin.simulator.faults import Faults
+from deviceplugin.simulator.plugins import Call, ListMessages, Plugins, Version
+from deviceplugin.simulator.podlister import PodLister, State, pod_resources
 from deviceplugin.simulator.pods import AdmissionError, Chooser, ContainerSpec, Pod, PodSpec, StartError
+from deviceplugin.simulator.sockets import Sockets
 
 __all__ = ["AdmissionError", "Call", "ContainerSpec", "Pod", "PodSpec", "SimulatedKubelet", "StartError"]
 
 
-class SimulatedKubelet:
+class SimulatedKubelet(Faults):
     """One node's kubelet and the pods that were given to it.
 
     Pods outlive a stop or a kill of the kubelet, as containers do.
@@ -77,13 +73,11 @@ class SimulatedKubelet:
         forget_after: float = 300.0,
     ) -> None:
         self.root = root
-        self.plugin_directory = root / "device-plugins"
-        self.registration_socket = self.plugin_directory / "kubelet.sock"
-        self.pod_resources_socket = root / "pod-resources" / "kubelet.sock"
+        self._sockets = Sockets(root)
+        self.plugin_directory = self._sockets.plugin_directory
+        self.registration_socket = self._sockets.registration
+        self.pod_resources_socket = self._sockets.pod_resources
         self.checkpoint = CheckpointFile(self.plugin_directory / "kubelet_internal_checkpoint")
-        self.list_after = list_after
-        self.list_empty_for = list_empty_for
-        self.list_partial_for = list_partial_for
         self.crashes: list[str] = []
         self.log: list[Call] = []
         """Every RPC that was made or served, oldest first."""
@@ -91,17 +85,21 @@ class SimulatedKubelet:
         self._version = version
         self._rng = random.Random(seed)  # noqa: S311 - nothing here is a secret
         self._chooser = Chooser(self._rng, numa_aligned=numa_aligned)
-        self._api_server_up = api_server_up
         self._dial_timeout = dial_timeout
         self._call_timeout = call_timeout
         self._forget_after = forget_after
         self._changes = Changes()
-        self._registration_faults = RegistrationFaults()
-        self._lister = PodLister(self._changes, self._list)
+        self._lister = PodLister(
+            self._changes,
+            self._list,
+            after=list_after,
+            empty_for=list_empty_for,
+            partial_for=list_partial_for,
+            api_server_up=api_server_up,
+        )
+        super().__init__(self._changes, self._lister)
         self._pods: dict[str, Pod] = {}
-        self._servers: list[grpc.aio.Server] = []
         self._waking: asyncio.Task[None] | None = None
-        self._shown: Literal["nothing", "part", "all"] = "nothing"
         self._plugins, self._admission = self._blank()
 
     # Life
@@ -110,23 +108,22 @@ class SimulatedKubelet:
         """Start, knowing what the checkpoint tells. Every socket in ``device-plugins`` is deleted."""
         if self.running:
             raise RuntimeError("The simulated kubelet runs already.")
-        self._shown = "nothing"
+        self._lister.state = "down"
         self._plugins, self._admission = self._blank()
         entries, registered = await asyncio.to_thread(self._prepare)
         self._admission.restore(entries)
         for resource in registered:
             self._plugins.remember(resource)
         self.running = True
-        try:
-            await self._serve_registration()
-            if not self.list_after:
-                await self._serve_pod_resources()
-        except BaseException:
-            await self.kill()
-            raise
-        self._waking = asyncio.create_task(self._wake(), name="simulated kubelet wakes")
-        if self._api_server_up and not self.list_after + self.list_empty_for + self.list_partial_for:
-            await self.wait_for(lambda: self._shown == "all")
+        await self._sockets.serve_registration(self._plugins)
+        self._waking = asyncio.create_task(
+            self._lister.wake(lambda: self._sockets.serve_pod_resources(self._lister)),
+            name="simulated kubelet wakes",
+        )
+        if not self._lister.after:
+            # Whoever asks for no delay gets none.
+            at_once = self._lister.api_server_up and not self._lister.empty_for + self._lister.partial_for
+            await self.wait_for(lambda: self.list_state == "all" if at_once else self.list_state != "down")
         self._changes.notify()
 
     async def stop(self) -> None:
@@ -146,7 +143,11 @@ class SimulatedKubelet:
         await self.start()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.kill()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -186,7 +187,12 @@ class SimulatedKubelet:
     @property
     def sources_ready(self) -> bool:
         """Whether the kubelet has heard since its start which pods there are."""
-        return self._shown != "nothing"
+        return self.list_state in {"part", "all"}
+
+    @property
+    def list_state(self) -> State:
+        """How much pod-resources shows: it is ``down``, or lists nothing, a part or all."""
+        return self._lister.state
 
     async def wait_for(self, predicate: Callable[[], object], timeout: float | None = 5) -> None:  # noqa: ASYNC109
         """Return as soon as ``predicate()`` is true; it is asked whenever something changes here.
@@ -264,34 +270,7 @@ class SimulatedKubelet:
         del self._pods[pod.uid]
         self._changes.notify()
 
-    # Faults
-
-    def set_api_server(self, *, up: bool) -> None:
-        """Matters for the time after a start: see ``api_server_up``."""
-        self._api_server_up = up
-        self._changes.notify()
-
-    def throttle(self, requests: int) -> None:
-        """Answer the next List requests with RESOURCE_EXHAUSTED."""
-        self._lister.throttle = requests
-
-    def fail_list(self, code: grpc.StatusCode | None) -> None:
-        """Answer List with an error, until None."""
-        self._lister.fail = code
-
-    def hang_list(self, *, on: bool = True) -> None:
-        """Leave List requests without an answer, until this is off again."""
-        self._lister.hang = on
-        self._changes.notify()
-
-    def refuse_registration(self, text: str | None) -> None:
-        """Answer Register with this error, until None."""
-        self._registration_faults.refuse = text
-
-    def hang_registration(self, *, on: bool = True) -> None:
-        """Leave Register requests without an answer, until this is off again."""
-        self._registration_faults.hang = on
-        self._changes.notify()
+    # Interference
 
     async def damage_checkpoint(self, damage: Damage | None) -> None:
         """Have the checkpoint damaged, now and whenever it is written; None writes it as it should be."""
@@ -328,46 +307,13 @@ class SimulatedKubelet:
         self.running = False
         if self._waking is not None:
             self._waking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._waking
-        for server in self._servers:
-            await server.stop(grace)
-        self._servers.clear()
+            await asyncio.wait([self._waking])
+        await self._sockets.stop(grace)
         await self._plugins.close()
         self._changes.notify()
 
-    async def _serve_registration(self) -> None:
-        def add_registration(server: grpc.aio.Server) -> None:
-            rpc.add_RegistrationServicer_to_server(self._plugins, server)
-
-        bound = self.root / ".registration.sock"
-        self._servers.append(await sockets.serve(add_registration, bound))
-        await asyncio.to_thread(sockets.appear, bound, self.registration_socket)
-
-    async def _serve_pod_resources(self) -> None:
-        def add_lister(server: grpc.aio.Server) -> None:
-            pods_rpc.add_PodResourcesListerServicer_to_server(self._lister, server)
-
-        bound = self.pod_resources_socket.with_name(".new.sock")
-        self._servers.append(await sockets.serve(add_lister, bound))
-        await asyncio.to_thread(sockets.replace, bound, self.pod_resources_socket)
-
-    async def _wake(self) -> None:
-        """Come to know, bit by bit, which pods there are."""
-        if self.list_after:
-            await asyncio.sleep(self.list_after)
-            await self._serve_pod_resources()
-        await asyncio.sleep(self.list_empty_for)
-        await self._changes.wait_for(lambda: self._api_server_up, timeout=None)
-        self._shown = "part"
-        self._changes.notify()
-        await asyncio.sleep(self.list_partial_for)
-        self._shown = "all"
-        self._changes.notify()
-
     def _prepare(self) -> tuple[list[Entry], dict[str, list[str]]]:
-        sockets.clear(self.plugin_directory)
-        self.pod_resources_socket.parent.mkdir(parents=True, exist_ok=True)
+        self._sockets.clear()
         return self.checkpoint.read()
 
     async def _admit(self, pod: Pod, *, reject: bool) -> Pod:
@@ -395,12 +341,12 @@ class SimulatedKubelet:
         if not self.running:
             raise RuntimeError("The simulated kubelet is down.")
 
-    def _list(self) -> pods_pb.ListPodResourcesResponse:
+    def _list(self, state: State) -> pods_pb.ListPodResourcesResponse:
         self.log.append(Call("List"))
         self._admission.purge()
-        listed = [pod for pod in self._pods.values() if pod.listed and self._shown != "nothing"]
-        shown = listed[: len(listed) // 2] if self._shown == "part" else listed
-        return pod_resources(shown, self._admission.memory)
+        listed = [pod for pod in self._pods.values() if pod.listed]
+        shown = {"all": len(listed), "part": len(listed) // 2}.get(state, 0)
+        return pod_resources(listed[:shown], self._admission.memory)
 
     async def _on_list(self, resource: str) -> None:
         vanished = self._admission.held(resource) - self.devices(resource).keys()

@@ -8,7 +8,6 @@ or by its socket.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,17 +19,12 @@ import grpc
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.simulator.changes import Changes
+from deviceplugin.simulator.registration import objection
 
 Version = Literal["1.36", "1.37"]
 T = TypeVar("T")
 
-API_VERSION = "v1beta1"
-MAX_SOCKET_PATH = 107
 PRE_START_TIMEOUT = 30.0
-
-_ENDPOINT = re.compile(r"[A-Za-z0-9._-]+")
-_PREFIX = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_NAME = re.compile(r"(?=.{1,63}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +151,7 @@ class Plugins(rpc.RegistrationServicer):
         self._log.append(Call("Register", request.resource_name))
         self._changes.notify()
         await self._changes.wait_for(lambda: not self._faults.hang, timeout=None)
-        refusal = self._faults.refuse or self._objection(request)
+        refusal = self._faults.refuse or objection(request, self._directory)
         if refusal is None:
             try:
                 await self._connect(request.resource_name, self._directory / request.endpoint)
@@ -166,21 +160,6 @@ class Plugins(rpc.RegistrationServicer):
         if refusal is not None:
             await context.abort(grpc.StatusCode.UNKNOWN, refusal)
         return pb.Empty()
-
-    def _objection(self, request: pb.RegisterRequest) -> str | None:
-        if request.version != API_VERSION:
-            return (
-                f"API version {request.version!r} is not supported by the kubelet, which speaks {API_VERSION}"
-            )
-        if not is_extended_resource(request.resource_name):
-            return f"the ResourceName {request.resource_name!r} is invalid"
-        if not _ENDPOINT.fullmatch(request.endpoint):
-            return (
-                f"the endpoint {request.endpoint!r} can't be dialled: only A-Z a-z 0-9 . _ - are safe in it"
-            )
-        if len(str(self._directory / request.endpoint).encode()) > MAX_SOCKET_PATH:
-            return f"the path of the endpoint {request.endpoint!r} exceeds {MAX_SOCKET_PATH} bytes"
-        return None
 
     async def _connect(self, resource: str, path: Path) -> None:
         key = str(path) if self._by_path else resource
@@ -252,9 +231,10 @@ class Plugins(rpc.RegistrationServicer):
             )
             for device in message.devices
         }
-        self._messages[resource] = ListMessages(self.messages(resource).count + 1, time.monotonic())
         self._changes.notify()
         await self._on_list(resource)
+        # Counted last, so that whoever waits for a list finds the checkpoint written.
+        self._messages[resource] = ListMessages(self.messages(resource).count + 1, time.monotonic())
         self._changes.notify()
 
     async def end_stream(self, resource: str) -> None:
@@ -353,14 +333,6 @@ class Plugins(rpc.RegistrationServicer):
     def _check_open(self, plugin: Plugin) -> None:
         if plugin.stopped_at is not None:
             raise PluginError(f"endpoint of {plugin.resource} has been stopped")
-
-
-def is_extended_resource(name: str) -> bool:
-    """Whether the kubelet takes a name for that of an extended resource."""
-    prefix, slash, rest = name.partition("/")
-    if not slash or "kubernetes.io/" in name or name.startswith("requests."):
-        return False
-    return bool(_PREFIX.fullmatch(prefix) and _NAME.fullmatch(rest))
 
 
 def _is_cancelled() -> bool:

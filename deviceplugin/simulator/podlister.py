@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import grpc
 
@@ -14,42 +15,91 @@ from deviceplugin.simulator.changes import Changes
 from deviceplugin.simulator.checkpointfile import Entry
 from deviceplugin.simulator.pods import ContainerSpec, Pod
 
+State = Literal["down", "empty", "part", "all"]
+
 RATE = 100.0
 BURST = 10
 
 
-class PodLister(rpc.PodResourcesListerServicer):
-    """Answers List. One limit holds for all clients together."""
+class RateLimit:
+    """A bucket of ``BURST`` tokens that fills at ``RATE`` a second."""
 
-    def __init__(self, changes: Changes, answer: Callable[[], pb.ListPodResourcesResponse]) -> None:
-        self._changes = changes
-        self._answer = answer
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._tokens = float(BURST)
-        self._filled = time.monotonic()
-        self.throttle = 0
-        """How many more requests are turned down as one too many."""
-        self.fail: grpc.StatusCode | None = None
-        self.hang = False
+        self._filled = clock()
 
-    async def List(  # noqa: N802 - the name on the wire
-        self, _: pb.ListPodResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.ListPodResourcesResponse:
-        if self.throttle > 0 or not self._allowed():
-            self.throttle = max(0, self.throttle - 1)
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
-        await self._changes.wait_for(lambda: not self.hang, timeout=None)
-        if self.fail is not None:
-            await context.abort(self.fail, "the simulated kubelet was told to fail")
-        return self._answer()
-
-    def _allowed(self) -> bool:
-        now = time.monotonic()
+    def allows(self) -> bool:
+        """Take a token, if there is one."""
+        now = self._clock()
         self._tokens = min(float(BURST), self._tokens + (now - self._filled) * RATE)
         self._filled = now
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
+
+
+class PodLister(rpc.PodResourcesListerServicer):
+    """Answers List. After a kubelet's start it comes to know only bit by bit which pods there are.
+
+    Args:
+        changes: told of each step.
+        answer: gives the answer, for a share of the pods.
+        after: seconds from a start until the service is there.
+        empty_for: seconds for which it then lists nothing.
+        partial_for: seconds for which it then leaves out the later half of the pods.
+        api_server_up: without an API server it goes on listing nothing.
+    """
+
+    def __init__(
+        self,
+        changes: Changes,
+        answer: Callable[[State], pb.ListPodResourcesResponse],
+        *,
+        after: float,
+        empty_for: float,
+        partial_for: float,
+        api_server_up: bool,
+    ) -> None:
+        self.after = after
+        self.empty_for = empty_for
+        self.partial_for = partial_for
+        self.api_server_up = api_server_up
+        self.state: State = "down"
+        self.limit = RateLimit()
+        self.throttle = 0
+        """How many more requests are turned down as one too many."""
+        self.fail: grpc.StatusCode | None = None
+        self.hang = False
+        self._changes = changes
+        self._answer = answer
+
+    async def wake(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Go through what follows a start, until everything is listed."""
+        await asyncio.sleep(self.after)
+        await serve()
+        self._enter("empty")
+        await asyncio.sleep(self.empty_for)
+        await self._changes.wait_for(lambda: self.api_server_up, timeout=None)
+        self._enter("part")
+        await asyncio.sleep(self.partial_for)
+        self._enter("all")
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._changes.notify()
+
+    async def List(  # noqa: N802 - the name on the wire
+        self, _: pb.ListPodResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListPodResourcesResponse:
+        if self.throttle > 0 or not self.limit.allows():
+            self.throttle = max(0, self.throttle - 1)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
+        await self._changes.wait_for(lambda: not self.hang, timeout=None)
+        if self.fail is not None:
+            await context.abort(self.fail, "the simulated kubelet was told to fail")
+        return self._answer(self.state)
 
 
 def pod_resources(

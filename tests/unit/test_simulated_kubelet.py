@@ -27,6 +27,7 @@ from deviceplugin.simulator.kubelet import (
     SimulatedKubelet,
     StartError,
 )
+from deviceplugin.simulator.podlister import RateLimit
 
 RESOURCE = "vfio.dev/mtty-1"
 NUMA = {"a": 0, "b": 0, "c": 1, "d": 1}
@@ -485,7 +486,72 @@ async def test_pre_start_is_skipped_between_a_kubelet_s_start_and_registration(
     assert "PreStartContainer" not in kubelet.calls
 
 
+@pytest.mark.parametrize("pre_start", [False, True])
+async def test_a_kubelet_that_lost_its_memory_allocates_again_unless_pre_start_comes_first(
+    kubelet: SimulatedKubelet, plugin: FakePlugin, pre_start: Literal[False, True]
+) -> None:
+    await ready(plugin)
+    admitted = await kubelet.admit(pod())
+    await kubelet.damage_checkpoint("missing")
+    await kubelet.stop()
+    await kubelet.start()
+    async with running(FakePlugin(kubelet, "again.sock")) as again:
+        await ready(again, pre_start_required=pre_start)
+        if pre_start:
+            with pytest.raises(StartError, match="no devices found"):
+                await kubelet.start_containers(admitted)
+        else:
+            await kubelet.start_containers(admitted)
+            assert kubelet.calls["Allocate"] == 2
+            again.devices.clear()
+            await again.send()
+
+
+async def test_a_kubelet_that_dies_during_allocate_fails_the_admission(
+    kubelet: SimulatedKubelet, plugin: FakePlugin
+) -> None:
+    await ready(plugin)
+    plugin.gate.clear()
+    admission = asyncio.create_task(kubelet.admit(pod()))
+    await kubelet.wait_for(lambda: kubelet.calls["Allocate"])
+    await kubelet.kill()
+    with pytest.raises(AdmissionError, match="Cancel"):
+        await admission
+    await kubelet.start()
+    assert kubelet.held(RESOURCE) == set()
+
+
+async def test_a_plugin_that_never_answers_is_given_up_in_the_end(root: Path) -> None:
+    async with SimulatedKubelet(root, call_timeout=0.1) as kubelet, running(FakePlugin(kubelet)) as plugin:
+        await ready(plugin)
+        plugin.gate.clear()
+        with pytest.raises(AdmissionError, match="no answer to Allocate"):
+            await kubelet.admit(pod())
+
+
+async def test_a_container_can_not_start_while_its_plugin_is_gone(
+    kubelet: SimulatedKubelet, plugin: FakePlugin
+) -> None:
+    await ready(plugin, pre_start_required=True)
+    admitted = await kubelet.admit(pod())
+    await plugin.stop()
+    await kubelet.wait_for(lambda: kubelet.allocatable(RESOURCE) == 0)
+    with pytest.raises(StartError, match="has been stopped"):
+        await kubelet.start_containers(admitted)
+
+
 # The end of pods, the checkpoint
+
+
+async def test_a_frozen_checkpoint_is_not_written_any_more(
+    kubelet: SimulatedKubelet, plugin: FakePlugin
+) -> None:
+    await ready(plugin)
+    await kubelet.damage_checkpoint("frozen")
+    await kubelet.admit(pod())
+    assert checkpoint(kubelet)["PodDeviceEntries"] is None
+    await kubelet.damage_checkpoint(None)
+    assert len(checkpoint(kubelet)["PodDeviceEntries"]) == 1
 
 
 async def test_the_checkpoint_stays_stale_until_a_list_comes(
@@ -570,19 +636,19 @@ async def test_a_restarted_kubelet_knows_its_allocations_and_lists_them_late(roo
         await ready(plugin)
         await kubelet.admit(pod("one"))
         await kubelet.admit(pod("two"))
-        kubelet.list_after, kubelet.list_empty_for, kubelet.list_partial_for = 0.05, 0.3, 0.3
+        kubelet.delay_list(after=0.3, empty_for=0.3, partial_for=0.3)
         await kubelet.kill()
         await kubelet.start()
         assert (kubelet.capacity(RESOURCE), len(kubelet.held(RESOURCE))) == (0, 2)
         with pytest.raises(AdmissionError, match="no healthy devices present"):
             await kubelet.admit(pod("three"))
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
             await listed(kubelet)
-        await asyncio.sleep(0.1)
-        assert await listed(kubelet) == {}
-        await kubelet.wait_for(lambda: kubelet.sources_ready)
+        await kubelet.wait_for(lambda: kubelet.list_state == "empty")
+        assert len(await listed(kubelet)) == 0
+        await kubelet.wait_for(lambda: kubelet.list_state == "part")
         assert len(await listed(kubelet)) == 1
-        await asyncio.sleep(0.35)
+        await kubelet.wait_for(lambda: kubelet.list_state == "all")
         assert len(await listed(kubelet)) == 2
 
 
@@ -618,8 +684,11 @@ async def test_after_a_reboot_a_pod_comes_back_without_allocate_if_its_device_is
         await ready(again, pre_start_required=True)
         await kubelet.readmit(late)
         await kubelet.start_containers(late)
+        await again.send(**dict.fromkeys(kubelet.held(RESOURCE), (False, None)))
+        with pytest.raises(AdmissionError, match="no longer healthy"):
+            await kubelet.readmit(late)
     assert (kubelet.calls["Allocate"], kubelet.calls["PreStartContainer"]) == (2, 2)
-    assert set(await listed(kubelet)) == {"late"}
+    assert kubelet.pods == ()
 
 
 # List
@@ -641,10 +710,20 @@ async def test_list_can_be_throttled_failed_and_hung(kubelet: SimulatedKubelet) 
 
 
 async def test_more_than_the_rate_limit_allows_is_turned_down(kubelet: SimulatedKubelet) -> None:
-    results = await asyncio.gather(*(listed(kubelet) for _ in range(60)), return_exceptions=True)
-    refused = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
-    assert 0 < len(refused) <= 50
-    assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    now = 0.0
+    kubelet._lister.limit = RateLimit(lambda: now)
+
+    async def granted() -> int:
+        results = await asyncio.gather(*(listed(kubelet) for _ in range(15)), return_exceptions=True)
+        refused = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
+        assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        return 15 - len(refused)
+
+    assert await granted() == 10
+    now = 0.055
+    assert await granted() == 5
+    now = 10
+    assert await granted() == 10
 
 
 async def test_waiting_ends_with_the_deadline_and_shows_the_condition_s_own_error(
