@@ -1,0 +1,304 @@
+"""The node as files: what a reader of /sys and /dev finds, kept in step with the state.
+
+Readers take no lock, as with sysfs, so everything appears and disappears in one piece: files and whole
+directories are made aside and renamed. Only what changed is written. Every function here can be repeated, so
+that the tree of a writer that was killed is completed by the next one.
+
+A device's directory comes first and goes last: as long as it is there, it tells what else belongs to it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from deviceplugin.host.paths import HostPaths
+from deviceplugin.simulator.description import Card, NodeDescription, TypeDescription
+from deviceplugin.simulator.state import UUID, Device, State, available
+
+MODES = {"ro": 0o444, "rw": 0o644, "wo": 0o200}
+
+
+def subsystem(card: Card) -> str:
+    """The bus of a card's parents, or their class where they are on none."""
+    return card.model.driver if card.model.bus == "virtual" else card.model.bus
+
+
+def devpath(card: Card, address: str) -> str:
+    """Where a function of a card is below ``/sys``, as events name it."""
+    match card.model.bus:
+        case "pci":
+            return f"/devices/pci{address.rpartition(':')[0]}/{address}"
+        case "css":
+            return f"/devices/css0/{address}"
+        case "matrix":
+            return f"/devices/vfio_ap/{address}"
+        case _:
+            return f"/devices/virtual/{card.model.driver}/{address}"
+
+
+class Tree:
+    """The files of one node. Its methods want the node's lock to be held."""
+
+    def __init__(self, *, paths: HostPaths, node: NodeDescription, workshop: Path) -> None:
+        self.paths = paths
+        self.node = node
+        self.workshop = workshop
+        """A directory on the same file system, in which things are made before they are seen."""
+
+    # What there is once and for all.
+
+    def build(self, state: State) -> None:
+        """Make the whole tree of a new node."""
+        sysfs = self.paths.sysfs
+        for directory in (
+            self.paths.devices,
+            self.paths.parents,
+            self.paths.vfio,
+            sysfs / "kernel/iommu_groups",
+        ):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.workshop.mkdir(exist_ok=True)
+        (self.workshop / "attached").mkdir(exist_ok=True)
+        self._put(self.paths.container, "")
+        for card in self.node.cards:
+            for address in dict.fromkeys((card.address, *card.parents)):
+                self._function(card, address)
+            self.repair(state, [card])
+
+    def _function(self, card: Card, address: str) -> None:
+        """A card or one of its virtual functions, with what the bus says of it."""
+        model, here = card.model, self.directory(address, card)
+        here.mkdir(parents=True, exist_ok=True)
+        if model.bus == "virtual":
+            self._link(here / "subsystem", self._made(f"class/{model.driver}"))
+            return
+        bus = self._made(f"bus/{model.bus}")
+        self._link(here / "subsystem", bus)
+        self._link(here / "driver", self._made(f"bus/{model.bus}/drivers/{model.driver}"))
+        self._link(self._made(f"bus/{model.bus}/devices") / address, here)
+        if model.bus != "pci":
+            return
+        self._put(here / "vendor", f"0x{model.vendor:04x}\n")
+        self._put(here / "device", f"0x{model.device:04x}\n")
+        self._put(here / "numa_node", f"{-1 if card.numa is None else card.numa}\n")
+        if address != card.address:
+            self._link(here / "physfn", self.directory(card.address, card))
+        elif model.vfs:
+            self._put(here / "sriov_totalvfs", f"{model.vfs}\n")
+            self._put(here / "sriov_numvfs", f"{model.vfs}\n")
+            for number, parent in enumerate(card.parents):
+                self._link(here / f"virtfn{number}", self.directory(parent, card))
+
+    # What a commit changes.
+
+    def sync(self, old: State, new: State) -> None:
+        """Take the tree from one state to the next."""
+        for card in self._cards(new.touched):
+            for address in card.parents:
+                if old.away.get(address) != new.away.get(address):
+                    self._parent(card, address, new)
+            before = {device.uuid: device for device in old.on(card.parents)}
+            after = {device.uuid: device for device in new.on(card.parents)}
+            for uuid in before.keys() - after.keys():
+                self._drop(uuid, self.directory(before[uuid].parent, card) / uuid)
+            if old.faults != new.faults:
+                self._names(card, new)
+            earlier, counts = self._counts(card, old), self._counts(card, new)
+            for key, content in counts.items():
+                if earlier[key] != content or key[0] in old.away:
+                    self._count(card, *key, content)
+            for uuid, device in after.items():
+                if before.get(uuid) != device:
+                    self._device(card, device)
+
+    def repair(self, state: State, cards: Iterable[Card]) -> None:
+        """Make the tree of some cards what the state says, whatever it is now."""
+        for card in cards:
+            known = {device.uuid for device in state.on(card.parents)}
+            for address in card.parents:
+                here = self.directory(address, card)
+                for uuid in [entry for entry in os.listdir(here) if UUID.fullmatch(entry)]:
+                    if uuid not in known:
+                        self._drop(uuid, here / uuid)
+                self._parent(card, address, state)
+            self._names(card, state)
+            for (address, type_id), content in self._counts(card, state).items():
+                self._count(card, address, type_id, content)
+            for device in state.on(card.parents):
+                self._device(card, device)
+
+    def cards_named(self, state: State) -> Iterable[Card]:
+        """The cards that the last commit changed."""
+        return self._cards(state.touched)
+
+    # The pieces.
+
+    def directory(self, address: str, card: Card | None = None) -> Path:
+        """The directory of a parent or a card."""
+        return self.paths.sysfs / devpath(card or self.node.card_of[address], address)[1:]
+
+    def attachment(self, uuid: str) -> Path:
+        """The file that is locked while something uses a device, as its file descriptor is in a real kernel."""
+        return self.workshop / "attached" / uuid
+
+    def _cards(self, addresses: Iterable[str]) -> Iterator[Card]:
+        wanted = set(addresses)
+        return (card for card in self.node.cards if card.address in wanted)
+
+    def _parent(self, card: Card, address: str, state: State) -> None:
+        """What makes a function a parent, or nothing of it if it unregistered."""
+        here = self.directory(address, card)
+        types, link = here / "mdev_supported_types", self.paths.parent(address)
+        if address in state.away:
+            link.unlink(missing_ok=True)
+            if state.away[address] == "gone":
+                self._discard(types)
+            return
+        if not types.exists():
+            aside = self._aside()
+            aside.mkdir()
+            for kind in card.model.offered.values():
+                self._type(aside / kind.id, card, kind)
+            aside.rename(types)
+        self._link(link, here)
+
+    def _type(self, here: Path, card: Card, kind: TypeDescription) -> None:
+        (here / "devices").mkdir(parents=True)
+        files = {"create": "", "device_api": f"{card.model.api}\n"}
+        if kind.description is not None:
+            files["description"] = f"{kind.description.rstrip()}\n"
+        for name, content in files.items():
+            _write(here / name, content.encode(), mode=0o200 if name == "create" else 0o444)
+
+    def _names(self, card: Card, state: State) -> None:
+        for address in card.parents:
+            if address in state.away:
+                continue
+            for kind in card.model.offered.values():
+                path = self.paths.type(address, kind.id) / "name"
+                if kind.name is None or state.fault("no-name", parent=address, type_id=kind.id):
+                    path.unlink(missing_ok=True)
+                elif not path.exists():
+                    self._put(path, f"{kind.name}\n")
+
+    def _counts(self, card: Card, state: State) -> dict[tuple[str, str], bytes | None]:
+        """What every ``available_instances`` of a card reads; None where there is no such file."""
+        counts: dict[tuple[str, str], bytes | None] = {
+            key: b"%d\n" % number
+            for key, number in available(card, state).items()
+            if key[0] not in state.away
+        }
+        for address, kind in counts if state.faults else ():
+            fault = state.fault("odd-count", parent=address, type_id=kind)
+            if fault is not None:
+                counts[address, kind] = None if fault.content is None else fault.content.encode("latin-1")
+        return counts
+
+    def _count(self, card: Card, address: str, type_id: str, content: bytes | None) -> None:
+        path = self.directory(address, card) / "mdev_supported_types" / type_id / "available_instances"
+        if content is None:
+            path.unlink(missing_ok=True)
+        else:
+            aside = self._aside()
+            _write(aside, content, mode=0o444)
+            aside.rename(path)
+
+    def _device(self, card: Card, device: Device) -> None:
+        """A device as its phase has it."""
+        if device.phase == "creating":
+            return
+        here = self.directory(device.parent, card) / device.uuid
+        bus = self.paths.device(device.uuid)
+        listed = here.parent / "mdev_supported_types" / device.type / "devices" / device.uuid
+        if device.phase == "leaving":
+            for path in (bus, listed, here / "mdev_type", here / "remove"):
+                path.unlink(missing_ok=True)
+            return
+        if not here.exists():
+            self._directory_of(card, device, here)
+        for name, value in device.values.items():
+            self._put(here / name, value, mode=MODES[card.model.device_attributes(device.type)[name].access])
+        self._link(self._made(f"kernel/iommu_groups/{device.group}/devices") / device.uuid, here)
+        for path in (self.paths.vfio / str(device.group), self.attachment(device.uuid)):
+            if not path.exists():
+                _write(path, b"", mode=0o600)
+        self._link(listed, here)
+        self._link(bus, here)
+
+    def _directory_of(self, card: Card, device: Device, here: Path) -> None:
+        aside = self._aside()
+        (aside / "vfio-dev" / f"vfio{device.group}").mkdir(parents=True)
+        _write(aside / "remove", b"", mode=0o200)
+        _write(aside / "uevent", f"DRIVER={card.model.driver}\n".encode(), mode=0o644)
+        targets = {
+            "mdev_type": here.parent / "mdev_supported_types" / device.type,
+            "iommu_group": self.paths.sysfs / f"kernel/iommu_groups/{device.group}",
+            "driver": self._made(f"bus/mdev/drivers/{card.model.driver}"),
+            "subsystem": self.paths.sysfs / "bus/mdev",
+        }
+        for name, target in targets.items():
+            (aside / name).symlink_to(os.path.relpath(target, here))
+        aside.rename(here)
+
+    def _drop(self, uuid: str, here: Path) -> None:
+        """Take a device away, reading from its directory what else there is of it."""
+        self.paths.device(uuid).unlink(missing_ok=True)
+        for listed in (here.parent / "mdev_supported_types").glob(f"*/devices/{uuid}"):
+            listed.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            group = Path(os.readlink(here / "iommu_group")).name
+            self.paths.group(int(group)).unlink(missing_ok=True)
+            self._discard(self.paths.sysfs / "kernel/iommu_groups" / group)
+        self.attachment(uuid).unlink(missing_ok=True)
+        self._discard(here)
+
+    # Single files.
+
+    def _aside(self) -> Path:
+        """A name to make something under; whatever a killed writer left there is cleared away."""
+        path = self.workshop / "aside"
+        with suppress(FileNotFoundError):
+            path.unlink() if not path.is_dir() else shutil.rmtree(path)
+        return path
+
+    def _discard(self, directory: Path) -> None:
+        """Take a directory away in one piece."""
+        aside = self._aside()
+        with suppress(FileNotFoundError):
+            directory.rename(aside)
+            shutil.rmtree(aside)
+
+    def _made(self, below_sysfs: str) -> Path:
+        path = self.paths.sysfs / below_sysfs
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _put(self, path: Path, content: str, *, mode: int = 0o444) -> None:
+        if path.exists() and path.read_text() == content:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._aside()
+        _write(aside, content.encode(), mode=mode)
+        aside.rename(path)
+
+    def _link(self, path: Path, target: Path) -> None:
+        text = os.path.relpath(target, path.parent)
+        with suppress(FileNotFoundError, OSError):
+            if os.readlink(path) == text:  # noqa: PTH115 - the text of the link, as it is
+                return
+        aside = self._aside()
+        aside.symlink_to(text)
+        aside.rename(path)
+
+
+def _write(path: Path, content: bytes, *, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        if content:
+            os.write(fd, content)
+    finally:
+        os.close(fd)
