@@ -1,1 +1,1 @@
-"""A node without hardware and a kubelet without a cluster: for the demo, for trying things, and for the tests."""
+"""A node without hardware and a kubelet without a cluster: for the demo, for a try, and for the tests."""

@@ -18,13 +18,11 @@ import msgspec
 
 from deviceplugin.errors import ConfigError
 from deviceplugin.host.paths import HostPaths
-from deviceplugin.simulator.description import NodeDescription, parse
+from deviceplugin.simulator.cards import NodeDescription
+from deviceplugin.simulator.description import parse
 from deviceplugin.simulator.eventlog import EventLog
-from deviceplugin.simulator.state import Event, State
+from deviceplugin.simulator.state import Draft, Event, State
 from deviceplugin.simulator.tree import Tree
-
-Draft = tuple[str, str, str, dict[str, str]]
-"""An event without its number: action, devpath, subsystem, properties."""
 
 _WIDTH = 20
 

@@ -10,15 +10,17 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from deviceplugin.host.paths import HostPaths
-from deviceplugin.simulator.description import NodeDescription
+from deviceplugin.simulator.announcements import device_events, parent_event, vfio_events
+from deviceplugin.simulator.cards import NodeDescription
 from deviceplugin.simulator.eventlog import LOST, SimulatedUevents
-from deviceplugin.simulator.journal import Draft, Journal, Session
+from deviceplugin.simulator.exclusive import is_free, open_exclusively
+from deviceplugin.simulator.journal import Journal, Session
 from deviceplugin.simulator.state import (
     UUID,
     Device,
@@ -31,9 +33,6 @@ from deviceplugin.simulator.state import (
     parse_uuid,
     refusal,
 )
-from deviceplugin.simulator.tree import devpath, subsystem
-
-_GROUP_MAJOR = 243
 
 
 class SimulatedKernel:
@@ -85,7 +84,7 @@ class SimulatedKernel:
 
     def open_group(self, group: int) -> int:
         """Open a VFIO group; see ``Kernel.open_group``."""
-        return _lock_open(self.paths.group(group))
+        return open_exclusively(self.paths.group(group))
 
     def uevents(self) -> SimulatedUevents:
         """Begin to listen."""
@@ -100,7 +99,7 @@ class SimulatedKernel:
             OSError: EBUSY somebody has it, ENODEV it is not there or about to go, or what a fault says.
         """
         try:
-            fd = _lock_open(self._journal.tree.attachment(uuid))
+            fd = open_exclusively(self._journal.tree.attachment(uuid))
         except FileNotFoundError:
             raise refusal(errno.ENODEV, uuid) from None
         state = self._journal.load()
@@ -118,7 +117,7 @@ class SimulatedKernel:
     # The administrator's and the hardware's side.
 
     def unregister(self, address: str, *, wait: bool = True) -> None:
-        """Have a parent leave, and its devices with it; blocks until nobody uses these, unless told otherwise."""
+        """Have a parent leave with its devices; blocks until nobody uses these, unless told otherwise."""
         with self._session() as session:
             if address in session.state.away:
                 return
@@ -138,11 +137,11 @@ class SimulatedKernel:
             if session.state.away.get(address) != "gone":
                 return
             away = {key: value for key, value in session.state.away.items() if key != address}
-            event = self._parent_event(address, "registered")
+            event = parent_event(self.node, address, "registered")
             session.commit(replace(session.state, away=away), events=(event,), touched=self._card(address))
 
     def reboot(self, *, first_group: int | None = None) -> None:
-        """Start the node anew: no device is left, groups are numbered from elsewhere, and nothing tells of it."""
+        """Start the node anew: no device is left, groups have other numbers, and no event tells of it."""
         with self._session() as session:
             old = session.state
             first = old.first_group + 16 if first_group is None else first_group
@@ -179,7 +178,7 @@ class SimulatedKernel:
             session.commit(session.state, events=((LOST, "", "", {}),))
 
     def settle(self) -> None:
-        """Finish what waits for nobody any more: removals whose VM let go, creates whose writer was killed."""
+        """Finish what waits for nobody any more: removals whose VM let go, creates whose writer died."""
         with self._session():
             pass
 
@@ -193,15 +192,15 @@ class SimulatedKernel:
 
     def _settle(self, session: Session) -> None:
         for device in tuple(session.state.devices.values()):
-            if device.phase == "leaving" and _unlocked(self._journal.tree.attachment(device.uuid)):
+            if device.phase == "leaving" and is_free(self._journal.tree.attachment(device.uuid)):
                 self._gone(session, device)
-            elif device.phase == "creating" and _unlocked(self._reservation(device.uuid)):
+            elif device.phase == "creating" and is_free(self._reservation(device.uuid)):
                 session.commit(session.state.drop(device.uuid), touched=self._card(device.parent))
                 self._reservation(device.uuid).unlink(missing_ok=True)
         for address, phase in tuple(session.state.away.items()):
             if phase == "leaving" and not session.state.on([address]):
                 state = replace(session.state, away={**session.state.away, address: "gone"})
-                event = self._parent_event(address, "unregistered")
+                event = parent_event(self.node, address, "unregistered")
                 session.commit(state, events=(event,), touched=self._card(address))
 
     def _create(self, address: str, type_id: str, uuid: str) -> None:
@@ -236,19 +235,21 @@ class SimulatedKernel:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 # A driver that counts is asked late: the device was announced and is withdrawn again.
-                session.commit(session.state, events=self._events(address, uuid, ("add", "remove")))
+                session.commit(
+                    session.state, events=device_events(self.node, address, uuid, ("add", "remove"))
+                )
             raise
 
     def _finish(self, session: Session, address: str, type_id: str, uuid: str) -> None:
         fault = session.state.fault("fail-create", parent=address, type_id=type_id)
         if fault is not None:
             state = session.state.using(fault).drop(uuid)
-            events = self._events(address, uuid, ("add", "remove"))
+            events = device_events(self.node, address, uuid, ("add", "remove"))
             session.commit(state, events=events, touched=self._card(address))
             raise refusal(fault.errno)
         state = created(self.node, session.state, parent=address, type_id=type_id, uuid=uuid)
-        add, bind = self._events(address, uuid, ("add", "bind"))
-        vfio = self._vfio_events("add", state.devices[uuid])
+        add, bind = device_events(self.node, address, uuid, ("add", "bind"))
+        vfio = vfio_events(self.node, "add", state.devices[uuid])
         session.commit(state, events=(add, *vfio, bind), touched=self._card(address))
 
     def _remove(self, uuid: str) -> None:
@@ -260,7 +261,7 @@ class SimulatedKernel:
             if fault is not None:
                 self._gone(session, device, state=session.state.using(fault))
                 raise refusal(fault.errno)
-            if _unlocked(self._journal.tree.attachment(uuid)):
+            if is_free(self._journal.tree.attachment(uuid)):
                 self._gone(session, device)
                 return
             leaving = replace(device, phase="leaving")
@@ -281,10 +282,10 @@ class SimulatedKernel:
                 os.close(fd)
 
     def _gone(self, session: Session, device: Device, *, state: State | None = None) -> None:
-        events = self._events(device.parent, device.uuid, ("unbind", "remove"))
+        events = device_events(self.node, device.parent, device.uuid, ("unbind", "remove"))
         session.commit(
             (state or session.state).drop(device.uuid),
-            events=(*self._vfio_events("remove", device), *events),
+            events=(*vfio_events(self.node, "remove", device), *events),
             touched=self._card(device.parent),
         )
 
@@ -315,56 +316,3 @@ class SimulatedKernel:
 
     def _reservation(self, uuid: str) -> Path:
         return self._journal.home / f"creating-{uuid}"
-
-    def _events(self, address: str, uuid: str, actions: Iterable[str]) -> tuple[Draft, ...]:
-        card = self.node.card_of[address]
-        driver = {"DRIVER": card.model.driver}
-        return tuple(
-            (action, f"{devpath(card, address)}/{uuid}", "mdev", driver if action == "bind" else {})
-            for action in actions
-        )
-
-    def _vfio_events(self, action: str, device: Device) -> tuple[Draft, ...]:
-        """What VFIO tells of a device: its group comes first and goes last."""
-        here = f"{devpath(self.node.card_of[device.parent], device.parent)}/{device.uuid}"
-        node = {"MAJOR": str(_GROUP_MAJOR), "MINOR": str(device.group), "DEVNAME": f"vfio/{device.group}"}
-        group: Draft = (action, f"/devices/virtual/vfio/{device.group}", "vfio", node)
-        handle: Draft = (action, f"{here}/vfio-dev/vfio{device.group}", "vfio-dev", {})
-        return (group, handle) if action == "add" else (handle, group)
-
-    def _parent_event(self, address: str, state: str) -> Draft:
-        card = self.node.card_of[address]
-        return ("change", devpath(card, address), subsystem(card), {"MDEV_STATE": state})
-
-
-def _lock_open(path: Path) -> int:
-    """Open a file that can be open once; what holds it is let go with the descriptor, or with its process.
-
-    Raises:
-        OSError: EBUSY somebody has it, ENOENT it is not there.
-    """
-    fd = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Meanwhile the device may have gone, and another one may have got its number.
-        if not os.path.samestat(os.fstat(fd), path.stat()):
-            raise refusal(errno.ENOENT, path)
-    except BlockingIOError:
-        os.close(fd)
-        raise refusal(errno.EBUSY, path) from None
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _unlocked(path: Path) -> bool:
-    """Whether nobody has a file open that can be open once; true also if there is none."""
-    with suppress(FileNotFoundError):
-        try:
-            os.close(_lock_open(path))
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                return False
-            raise
-    return True

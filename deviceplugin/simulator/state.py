@@ -16,9 +16,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
-from deviceplugin.simulator.description import Card, Model, NodeDescription, TypeDescription
+from deviceplugin.simulator.cards import Card, Model, NodeDescription, TypeDescription
 
 FaultKind = Literal["slow-create", "fail-create", "fail-remove", "fail-attach", "odd-count", "no-name"]
+Draft = tuple[str, str, str, dict[str, str]]
+"""An event without its number: action, devpath, subsystem, properties."""
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 UUID_LENGTH = 36
 
@@ -149,17 +151,19 @@ def available(card: Card, state: State) -> dict[tuple[str, str], int]:
     rooms = {kind.id: room(model, kind, carried) for kind in model.offered.values()}
     if not model.vfs:
         return {(parent, kind): number for parent in card.parents for kind, number in rooms.items()}
-    # A virtual function carries one device, and each free one says 1 for what fits the card: the sum overstates.
+    # A virtual function carries one device;
+    # each free one says 1 for what fits the card: the sum overstates.
     used = {device.parent for device in devices}
+    shown = {kind: min(1, number) for kind, number in rooms.items()}
     return {
-        (parent, kind): 0 if parent in used else min(1, number)
+        (parent, kind): 0 if parent in used else number
         for parent in card.parents
-        for kind, number in rooms.items()
+        for kind, number in shown.items()
     }
 
 
 def parse_uuid(text: str) -> str:
-    """The UUID that a write to ``create`` means: 36 characters, and one more that the kernel does not look at.
+    """The UUID that a write to ``create`` means: 36 characters, and one more that the kernel ignores.
 
     Raises:
         OSError: EINVAL, it is none.

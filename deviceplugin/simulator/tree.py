@@ -10,13 +10,13 @@ A device's directory comes first and goes last: as long as it is there, it tells
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from deviceplugin.host.paths import HostPaths
-from deviceplugin.simulator.description import Card, NodeDescription, TypeDescription
+from deviceplugin.simulator.cards import Card, NodeDescription, TypeDescription
+from deviceplugin.simulator.files import Files, write
 from deviceplugin.simulator.state import UUID, Device, State, available
 
 MODES = {"ro": 0o444, "rw": 0o644, "wo": 0o200}
@@ -48,6 +48,7 @@ class Tree:
         self.node = node
         self.workshop = workshop
         """A directory on the same file system, in which things are made before they are seen."""
+        self._files = Files(workshop)
 
     # What there is once and for all.
 
@@ -61,9 +62,9 @@ class Tree:
             sysfs / "kernel/iommu_groups",
         ):
             directory.mkdir(parents=True, exist_ok=True)
-        self.workshop.mkdir(exist_ok=True)
-        (self.workshop / "attached").mkdir(exist_ok=True)
-        self._put(self.paths.container, "")
+        self._files.prepare()
+        (self.workshop / "attached").mkdir()
+        self._files.put(self.paths.container, "")
         for card in self.node.cards:
             for address in dict.fromkeys((card.address, *card.parents)):
                 self._function(card, address)
@@ -74,24 +75,24 @@ class Tree:
         model, here = card.model, self.directory(address, card)
         here.mkdir(parents=True, exist_ok=True)
         if model.bus == "virtual":
-            self._link(here / "subsystem", self._made(f"class/{model.driver}"))
+            self._files.link(here / "subsystem", self._made(f"class/{model.driver}"))
             return
         bus = self._made(f"bus/{model.bus}")
-        self._link(here / "subsystem", bus)
-        self._link(here / "driver", self._made(f"bus/{model.bus}/drivers/{model.driver}"))
-        self._link(self._made(f"bus/{model.bus}/devices") / address, here)
+        self._files.link(here / "subsystem", bus)
+        self._files.link(here / "driver", self._made(f"bus/{model.bus}/drivers/{model.driver}"))
+        self._files.link(self._made(f"bus/{model.bus}/devices") / address, here)
         if model.bus != "pci":
             return
-        self._put(here / "vendor", f"0x{model.vendor:04x}\n")
-        self._put(here / "device", f"0x{model.device:04x}\n")
-        self._put(here / "numa_node", f"{-1 if card.numa is None else card.numa}\n")
+        self._files.put(here / "vendor", f"0x{model.vendor:04x}\n")
+        self._files.put(here / "device", f"0x{model.device:04x}\n")
+        self._files.put(here / "numa_node", f"{-1 if card.numa is None else card.numa}\n")
         if address != card.address:
-            self._link(here / "physfn", self.directory(card.address, card))
+            self._files.link(here / "physfn", self.directory(card.address, card))
         elif model.vfs:
-            self._put(here / "sriov_totalvfs", f"{model.vfs}\n")
-            self._put(here / "sriov_numvfs", f"{model.vfs}\n")
+            self._files.put(here / "sriov_totalvfs", f"{model.vfs}\n")
+            self._files.put(here / "sriov_numvfs", f"{model.vfs}\n")
             for number, parent in enumerate(card.parents):
-                self._link(here / f"virtfn{number}", self.directory(parent, card))
+                self._files.link(here / f"virtfn{number}", self.directory(parent, card))
 
     # What a commit changes.
 
@@ -101,6 +102,7 @@ class Tree:
             for address in card.parents:
                 if old.away.get(address) != new.away.get(address):
                     self._parent(card, address, new)
+                    self._names(card, new)
             before = {device.uuid: device for device in old.on(card.parents)}
             after = {device.uuid: device for device in new.on(card.parents)}
             for uuid in before.keys() - after.keys():
@@ -109,7 +111,7 @@ class Tree:
                 self._names(card, new)
             earlier, counts = self._counts(card, old), self._counts(card, new)
             for key, content in counts.items():
-                if earlier[key] != content or key[0] in old.away:
+                if earlier.get(key) != content:
                     self._count(card, *key, content)
             for uuid, device in after.items():
                 if before.get(uuid) != device:
@@ -117,13 +119,14 @@ class Tree:
 
     def repair(self, state: State, cards: Iterable[Card]) -> None:
         """Make the tree of some cards what the state says, whatever it is now."""
+        self._files.clear()
         for card in cards:
             known = {device.uuid for device in state.on(card.parents)}
             for address in card.parents:
                 here = self.directory(address, card)
-                for uuid in [entry for entry in os.listdir(here) if UUID.fullmatch(entry)]:
-                    if uuid not in known:
-                        self._drop(uuid, here / uuid)
+                for entry in [*here.iterdir()]:
+                    if UUID.fullmatch(entry.name) and entry.name not in known:
+                        self._drop(entry.name, entry)
                 self._parent(card, address, state)
             self._names(card, state)
             for (address, type_id), content in self._counts(card, state).items():
@@ -142,7 +145,7 @@ class Tree:
         return self.paths.sysfs / devpath(card or self.node.card_of[address], address)[1:]
 
     def attachment(self, uuid: str) -> Path:
-        """The file that is locked while something uses a device, as its file descriptor is in a real kernel."""
+        """The file that is locked while something uses a device, in the place of its file descriptor."""
         return self.workshop / "attached" / uuid
 
     def _cards(self, addresses: Iterable[str]) -> Iterator[Card]:
@@ -156,23 +159,22 @@ class Tree:
         if address in state.away:
             link.unlink(missing_ok=True)
             if state.away[address] == "gone":
-                self._discard(types)
+                self._files.discard(types)
             return
         if not types.exists():
-            aside = self._aside()
+            aside = Path(self._files.aside())
             aside.mkdir()
             for kind in card.model.offered.values():
-                self._type(aside / kind.id, card, kind)
+                self._type(f"{aside}/{kind.id}", card, kind)
             aside.rename(types)
-        self._link(link, here)
+        self._files.link(link, here)
 
-    def _type(self, here: Path, card: Card, kind: TypeDescription) -> None:
-        (here / "devices").mkdir(parents=True)
-        files = {"create": "", "device_api": f"{card.model.api}\n"}
+    def _type(self, here: str, card: Card, kind: TypeDescription) -> None:
+        Path(here, "devices").mkdir(parents=True)
+        self._files.share(f"{here}/create", b"", mode=0o200)
+        self._files.share(f"{here}/device_api", f"{card.model.api}\n".encode(), mode=0o444)
         if kind.description is not None:
-            files["description"] = f"{kind.description.rstrip()}\n"
-        for name, content in files.items():
-            _write(here / name, content.encode(), mode=0o200 if name == "create" else 0o444)
+            self._files.share(f"{here}/description", f"{kind.description.rstrip()}\n".encode(), mode=0o444)
 
     def _names(self, card: Card, state: State) -> None:
         for address in card.parents:
@@ -183,7 +185,7 @@ class Tree:
                 if kind.name is None or state.fault("no-name", parent=address, type_id=kind.id):
                     path.unlink(missing_ok=True)
                 elif not path.exists():
-                    self._put(path, f"{kind.name}\n")
+                    self._files.share(str(path), f"{kind.name}\n".encode(), mode=0o444)
 
     def _counts(self, card: Card, state: State) -> dict[tuple[str, str], bytes | None]:
         """What every ``available_instances`` of a card reads; None where there is no such file."""
@@ -199,13 +201,11 @@ class Tree:
         return counts
 
     def _count(self, card: Card, address: str, type_id: str, content: bytes | None) -> None:
-        path = self.directory(address, card) / "mdev_supported_types" / type_id / "available_instances"
+        path = f"{self.directory(address, card)}/mdev_supported_types/{type_id}/available_instances"
         if content is None:
-            path.unlink(missing_ok=True)
-        else:
-            aside = self._aside()
-            _write(aside, content, mode=0o444)
-            aside.rename(path)
+            Path(path).unlink(missing_ok=True)
+            return
+        self._files.exchange(path, content, mode=0o444)
 
     def _device(self, card: Card, device: Device) -> None:
         """A device as its phase has it."""
@@ -221,19 +221,21 @@ class Tree:
         if not here.exists():
             self._directory_of(card, device, here)
         for name, value in device.values.items():
-            self._put(here / name, value, mode=MODES[card.model.device_attributes(device.type)[name].access])
-        self._link(self._made(f"kernel/iommu_groups/{device.group}/devices") / device.uuid, here)
+            self._files.put(
+                here / name, value, mode=MODES[card.model.device_attributes(device.type)[name].access]
+            )
+        self._files.link(self._made(f"kernel/iommu_groups/{device.group}/devices") / device.uuid, here)
         for path in (self.paths.vfio / str(device.group), self.attachment(device.uuid)):
             if not path.exists():
-                _write(path, b"", mode=0o600)
-        self._link(listed, here)
-        self._link(bus, here)
+                write(str(path), b"", mode=0o600)
+        self._files.link(listed, here)
+        self._files.link(bus, here)
 
     def _directory_of(self, card: Card, device: Device, here: Path) -> None:
-        aside = self._aside()
-        (aside / "vfio-dev" / f"vfio{device.group}").mkdir(parents=True)
-        _write(aside / "remove", b"", mode=0o200)
-        _write(aside / "uevent", f"DRIVER={card.model.driver}\n".encode(), mode=0o644)
+        aside = self._files.aside()
+        Path(aside, "vfio-dev", f"vfio{device.group}").mkdir(parents=True)
+        self._files.share(f"{aside}/remove", b"", mode=0o200)
+        self._files.share(f"{aside}/uevent", f"DRIVER={card.model.driver}\n".encode(), mode=0o644)
         targets = {
             "mdev_type": here.parent / "mdev_supported_types" / device.type,
             "iommu_group": self.paths.sysfs / f"kernel/iommu_groups/{device.group}",
@@ -241,8 +243,8 @@ class Tree:
             "subsystem": self.paths.sysfs / "bus/mdev",
         }
         for name, target in targets.items():
-            (aside / name).symlink_to(os.path.relpath(target, here))
-        aside.rename(here)
+            Path(aside, name).symlink_to(os.path.relpath(target, here))
+        Path(aside).rename(here)
 
     def _drop(self, uuid: str, here: Path) -> None:
         """Take a device away, reading from its directory what else there is of it."""
@@ -250,55 +252,13 @@ class Tree:
         for listed in (here.parent / "mdev_supported_types").glob(f"*/devices/{uuid}"):
             listed.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
-            group = Path(os.readlink(here / "iommu_group")).name
+            group = (here / "iommu_group").readlink().name
             self.paths.group(int(group)).unlink(missing_ok=True)
-            self._discard(self.paths.sysfs / "kernel/iommu_groups" / group)
+            self._files.discard(self.paths.sysfs / "kernel/iommu_groups" / group)
         self.attachment(uuid).unlink(missing_ok=True)
-        self._discard(here)
-
-    # Single files.
-
-    def _aside(self) -> Path:
-        """A name to make something under; whatever a killed writer left there is cleared away."""
-        path = self.workshop / "aside"
-        with suppress(FileNotFoundError):
-            path.unlink() if not path.is_dir() else shutil.rmtree(path)
-        return path
-
-    def _discard(self, directory: Path) -> None:
-        """Take a directory away in one piece."""
-        aside = self._aside()
-        with suppress(FileNotFoundError):
-            directory.rename(aside)
-            shutil.rmtree(aside)
+        self._files.discard(here)
 
     def _made(self, below_sysfs: str) -> Path:
         path = self.paths.sysfs / below_sysfs
         path.mkdir(parents=True, exist_ok=True)
         return path
-
-    def _put(self, path: Path, content: str, *, mode: int = 0o444) -> None:
-        if path.exists() and path.read_text() == content:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._aside()
-        _write(aside, content.encode(), mode=mode)
-        aside.rename(path)
-
-    def _link(self, path: Path, target: Path) -> None:
-        text = os.path.relpath(target, path.parent)
-        with suppress(FileNotFoundError, OSError):
-            if os.readlink(path) == text:  # noqa: PTH115 - the text of the link, as it is
-                return
-        aside = self._aside()
-        aside.symlink_to(text)
-        aside.rename(path)
-
-
-def _write(path: Path, content: bytes, *, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        if content:
-            os.write(fd, content)
-    finally:
-        os.close(fd)

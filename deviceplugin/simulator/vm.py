@@ -1,7 +1,7 @@
 """A VM stand-in: it holds a device as QEMU would, in this process or in one of its own.
 
-``python -m deviceplugin.simulator.vm DIR UUID`` prints ``holding UUID`` once it does, and lets go at SIGTERM or
-when its standard input ends.
+``python -m deviceplugin.simulator.vm DIR UUID`` prints ``holding UUID`` once it does, and lets go at
+SIGTERM or when its standard input ends.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class VirtualMachine:
         """
         self.uuid = uuid
         self._kernel = kernel
-        link = os.readlink(kernel.paths.device(uuid) / "iommu_group")  # noqa: PTH115 - its text is wanted
-        self.group = int(Path(link).name)
+        self.group = int((kernel.paths.device(uuid) / "iommu_group").readlink().name)
         self._fds = [kernel.open_group(self.group)]
         try:
             self._fds.append(kernel.open_device(uuid))
