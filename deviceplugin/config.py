@@ -103,7 +103,8 @@ class ResourceSection(_Strict):
         Literal["pack", "spread"], msgspec.Meta(description="Fill the fullest card, or take the emptiest.")
     ] = "pack"
     max: Annotated[
-        int | None, msgspec.Meta(description="At most so many devices of it on a node.", ge=0, le=MAX_SLOTS)
+        Annotated[int, msgspec.Meta(ge=0, le=MAX_SLOTS)] | None,
+        msgspec.Meta(description="At most so many devices of it on a node."),
     ] = None
     attributes: Annotated[
         dict[str, str],
