@@ -210,7 +210,7 @@ class Agent:
         self, resource: str, available: Sequence[str], required: Sequence[str], size: int
     ) -> Sequence[str]:
         """See ``kubelet.server.Backend``."""
-        return self._allocation.prefer(self._resources[resource], available, required, size)
+        return self._allocation.prefer(available, required, size)
 
     def _was_offered(self, resource: str, uuid: str) -> bool:
         return uuid in self._listed.get(resource, ())

@@ -113,9 +113,7 @@ class Allocation:
                 f"{_asked(resource, wanted)}: the node took more than {DEADLINE:.0f} s to answer"
             ) from error
 
-    def prefer(
-        self, resource: Resource, available: Sequence[str], required: Sequence[str], size: int
-    ) -> tuple[str, ...]:
+    def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> tuple[str, ...]:
         """The IDs that the kubelet should choose: never-used devices first, then one NUMA node.
 
         Never fails: what makes no sense is left out of the choice.
@@ -179,7 +177,8 @@ class Allocation:
         """The device as it is if it was never used; None after a used one was removed."""
         if (late := self._late.get(uuid)) is not None:
             raise TooSlow(
-                f"{resource.name}: the device {uuid} is still being made on {late.parent} for an earlier request"
+                f"{resource.name}: the device {uuid} is still being made on {late.parent} "
+                "for an earlier request"
             )
         if uuid not in self._node.snapshot.devices and not self._ledger.is_fresh(uuid):
             return None
@@ -270,7 +269,9 @@ class Allocation:
             try:
                 await self._node.write_attribute(device.uuid, attribute, value)
             except HostError as error:
-                raise AllocationError(f"{resource.name}: {device.uuid} on {device.parent}: {error}") from error
+                raise AllocationError(
+                    f"{resource.name}: {device.uuid} on {device.parent}: {error}"
+                ) from error
         log.info("device created", extra=_about(resource, device))
         if not aligned:
             log.warning(

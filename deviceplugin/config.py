@@ -7,6 +7,7 @@ names the file, the line and what was expected; an unknown key with the nearest 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -86,7 +87,8 @@ class ParentsSection(_Strict):
     ] = ()
     drivers: Annotated[tuple[Pattern, ...], msgspec.Meta(description="Globs over the driver's name.")] = ()
     numaNodes: Annotated[  # noqa: N815  # the file's spelling
-        tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMA_NODE)], ...], msgspec.Meta(description="NUMA nodes.")
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMA_NODE)], ...],
+        msgspec.Meta(description="NUMA nodes."),
     ] = ()
 
 
@@ -119,15 +121,17 @@ class ReclaimSection(_Strict):
     grace: Annotated[
         str, msgspec.Meta(description="How long a device is left alone after it was asked for, as in 10s.")
     ] = "10s"
-    interval: Annotated[str, msgspec.Meta(description="How often devices are looked through, as in 5s.")] = "5s"
+    interval: Annotated[str, msgspec.Meta(description="How often devices are looked through, as in 5s.")] = (
+        "5s"
+    )
 
 
 class HandoverSection(_Strict):
     """What containers get."""
 
-    cdi: Annotated[
-        bool, msgspec.Meta(description="Only false: devices are handed over as device nodes.")
-    ] = False
+    cdi: Annotated[bool, msgspec.Meta(description="Only false: devices are handed over as device nodes.")] = (
+        False
+    )
 
 
 class ConfigFile(_Strict):
@@ -148,39 +152,8 @@ def load(path: Path) -> Config:
     """
     document = read_yaml(path, ConfigFile, what="configuration")
     file = document.content
-
-    def refuse(where: str, problem: str) -> ConfigError:
-        return ConfigError(f"{document.place(where)}: {problem}")
-
-    if problem := name_problem(f"{file.discovery.domain}/type"):
-        raise refuse("discovery.domain", problem.replace("/type'", "/…'"))
-    resources = []
-    seen: dict[str, int] = {}
-    for position, section in enumerate(file.resources):
-        where = f"resources[{position}]"
-        if problem := name_problem(section.name):
-            raise refuse(f"{where}.name", problem)
-        if section.name in seen:
-            raise refuse(f"{where}.name", f"the resource {section.name!r} is there twice")
-        seen[section.name] = position
-        for attribute, value in section.attributes.items():
-            if not _ATTRIBUTE.fullmatch(attribute):
-                raise refuse(
-                    f"{where}.attributes.{attribute}",
-                    f"{attribute!r} is not an attribute of a device: a file name is expected, or a "
-                    "directory's and a file's, as in 'nvidia/vgpu_params'",
-                )
-            if attribute in ("remove", "uevent") or "\0" in value:
-                raise refuse(f"{where}.attributes.{attribute}", f"{attribute!r} can't be set")
-        resources.append(_resource(section))
-    if file.handover.cdi:
-        raise refuse("handover.cdi", "CDI is not supported: only false is allowed")
-    grace = _seconds(file.reclaim.grace)
-    if grace is None or grace < MIN_GRACE:
-        raise refuse("reclaim.grace", _bad_duration(file.reclaim.grace, MIN_GRACE))
-    interval = _seconds(file.reclaim.interval)
-    if interval is None or interval < MIN_INTERVAL:
-        raise refuse("reclaim.interval", _bad_duration(file.reclaim.interval, MIN_INTERVAL))
+    for where, problem in _problems(file):
+        raise ConfigError(f"{document.place(where)}: {problem}")
     return Config(
         discovery=Discovery(
             domain=file.discovery.domain,
@@ -188,8 +161,12 @@ def load(path: Path) -> Config:
             include=file.discovery.include,
             exclude=file.discovery.exclude,
         ),
-        resources=tuple(resources),
-        reclaim=ReclaimSettings(enabled=file.reclaim.enabled, grace=grace, interval=interval),
+        resources=tuple(_resource(section) for section in file.resources),
+        reclaim=ReclaimSettings(
+            enabled=file.reclaim.enabled,
+            grace=_seconds(file.reclaim.grace),
+            interval=_seconds(file.reclaim.interval),
+        ),
     )
 
 
@@ -201,6 +178,47 @@ def schema() -> dict[str, object]:
         "title": "mdev-device-plugin configuration",
         **generated,
     }
+
+
+def _problems(file: ConfigFile) -> Iterator[tuple[str, str]]:
+    """What the form alone does not forbid: where, and what is wrong there."""
+    if problem := name_problem(f"{file.discovery.domain}/type"):
+        yield "discovery.domain", problem
+    seen: set[str] = set()
+    for position, section in enumerate(file.resources):
+        where = f"resources[{position}]"
+        if problem := name_problem(section.name):
+            yield f"{where}.name", problem
+        if section.name in seen:
+            yield f"{where}.name", f"the resource {section.name!r} is there twice"
+        seen.add(section.name)
+        for attribute, value in section.attributes.items():
+            if problem := _attribute_problem(attribute, value):
+                yield f"{where}.attributes.{attribute}", problem
+    if file.handover.cdi:
+        yield "handover.cdi", "CDI is not supported: only false is allowed"
+    for key, text, least in (
+        ("grace", file.reclaim.grace, MIN_GRACE),
+        ("interval", file.reclaim.interval, MIN_INTERVAL),
+    ):
+        if not _DURATION.fullmatch(text) or _seconds(text) < least:
+            yield (
+                f"reclaim.{key}",
+                f"{text!r} is not a duration of at least {least:g} s; write it as in '10s', '500ms' or '1m'",
+            )
+
+
+def _attribute_problem(attribute: str, value: str) -> str | None:
+    if not _ATTRIBUTE.fullmatch(attribute):
+        return (
+            f"{attribute!r} is not an attribute of a device: a file name is expected, or a directory's "
+            "and a file's, as in 'nvidia/vgpu_params'"
+        )
+    if attribute in {"remove", "uevent"}:
+        return f"{attribute!r} is the kernel's own and can't be set"
+    if "\0" in value:
+        return f"the value of {attribute!r} has a NUL byte in it"
+    return None
 
 
 def _resource(section: ResourceSection) -> Resource:
@@ -218,10 +236,7 @@ def _resource(section: ResourceSection) -> Resource:
     )
 
 
-def _seconds(text: str) -> float | None:
+def _seconds(text: str) -> float:
     found = _DURATION.fullmatch(text)
-    return float(found[1]) * _UNITS[found[2]] if found else None
-
-
-def _bad_duration(text: str, least: float) -> str:
-    return f"{text!r} is not a duration of at least {least:g} s; write it as in '10s', '500ms' or '1m'"
+    assert found is not None, "checked before"
+    return float(found[1]) * _UNITS[found[2]]

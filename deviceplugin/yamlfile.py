@@ -58,7 +58,9 @@ def read_yaml(path: Path, kind: type[T], *, what: str) -> Document[T]:
         _refuse_duplicates(path, root)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of the safe loader
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the {what} {path} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}") from error
+        raise ConfigError(
+            f"the {what} {path} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{_yaml_place(path, error)}: not YAML: {_yaml_reason(error)}") from error
     except (RecursionError, ValueError) as error:
@@ -83,7 +85,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _explain(path: Path, root: yaml.Node, kind: type, message: str) -> str:
-    """msgspec's message with a line, and with the nearest known key for an unknown one."""
+    """The message of msgspec with a line, and with the nearest known key for an unknown one."""
     if found := _UNKNOWN.match(message):
         key, where = found[1], (found[2] or "$").removeprefix("$").lstrip(".")
         inside = f"{where}.{key}" if where else key

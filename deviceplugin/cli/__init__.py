@@ -37,7 +37,9 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="mdev-device-plugin")
 def cli() -> None:
     """Mediated devices (vGPUs and others) for pods: made when a pod asks, removed when it is gone."""

@@ -40,9 +40,7 @@ class Scan:
     faults: tuple[Fault, ...]
 
 
-def scan(
-    paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Snapshot | None = None
-) -> Scan:
+def scan(paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Snapshot | None = None) -> Scan:
     """Read the node.
 
     Args:
@@ -80,7 +78,9 @@ def find(paths: HostPaths, uuid: str) -> Device | None:
     """Look one device up; None where there is none."""
     path = os.path.realpath(paths.device(uuid))
     try:
-        return Device(uuid, _target(f"{path}/mdev_type"), os.path.basename(os.path.dirname(path)), _group(path))
+        return Device(
+            uuid, _target(f"{path}/mdev_type"), os.path.basename(os.path.dirname(path)), _group(path)
+        )
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -134,10 +134,11 @@ class _Reader:
             entry = self.type(f"{type_root}/{type_id}", type_id, earlier.get(type_id))
             if entry is not None:
                 types.append(entry)
-        devices = []
-        for name in sorted(os.listdir(path)):
-            if slots.is_uuid(name) and (device := _device(f"{path}/{name}", name, address)):
-                devices.append(device)
+        devices = [
+            device
+            for name in sorted(os.listdir(path))
+            if slots.is_uuid(name) and (device := _device(f"{path}/{name}", name, address))
+        ]
         if known is not None:
             return Parent(
                 address, known.card, known.driver, known.numa_node, known.pci, tuple(types), tuple(devices)
@@ -166,7 +167,9 @@ class _Reader:
         # isdigit() of bytes knows ASCII digits only, which int() of text does not.
         count = raw.strip()
         if not count.isdigit() or len(count) > len(str(1 << 64)):
-            self.fault(attribute, f"a count was expected, and {count[:40]!r} was found" if count else "is empty")
+            self.fault(
+                attribute, f"a count was expected, and {count[:40]!r} was found" if count else "is empty"
+            )
             return None
         available = int(count)
         if known is not None:

@@ -203,7 +203,7 @@ class Node:
         try:
             await (self.rescan() if card is None else self.refresh(card))
         except HostError as error:
-            log.error("the node could not be looked at", extra={"reason": str(error)})
+            log.warning("the node could not be looked at", extra={"reason": str(error)})
 
     def _store(self, snapshot: Snapshot) -> None:
         if snapshot != self.snapshot:

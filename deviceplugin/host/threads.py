@@ -8,6 +8,7 @@ thread of its own, which costs a tenth of a millisecond.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -36,10 +37,9 @@ async def in_thread(function: Callable[[], T], *, name: str) -> T:
             result, error = function(), None
         except BaseException as caught:  # noqa: BLE001  # handed to whoever waits
             result, error = None, caught
-        try:
+        # If the loop ended first, the process is leaving.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(finish, result, error)
-        except RuntimeError:
-            pass  # The loop ended first: the process is leaving.
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await future

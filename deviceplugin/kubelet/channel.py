@@ -27,7 +27,7 @@ async def kubelet_channel(socket: Path) -> AsyncIterator[grpc.aio.Channel]:
         ("grpc.max_receive_message_length", _MAX_MESSAGE),
         ("grpc.enable_http_proxy", 0),
     ]
-    async with grpc.aio.insecure_channel(f"unix:{socket.absolute()}", options=options) as channel:
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
         try:
             yield channel
         except grpc.aio.AioRpcError as error:

@@ -58,7 +58,7 @@ class _File(msgspec.Struct, frozen=True):
 def version(path: Path) -> tuple[int, int, int] | None:
     """Which writing of the file is there now; None if there is none."""
     try:
-        return _version(os.stat(path))
+        return _version(path.stat())
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -102,5 +102,3 @@ def parse(content: bytes, path: Path) -> dict[str, frozenset[str]]:
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:
     return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ class Registrar:
     def at(cls, socket: Path) -> Registrar | None:
         """The socket that is there now."""
         try:
-            status = os.stat(socket)
+            status = socket.stat()
         except OSError:
             return None
         return cls(status.st_ino, status.st_ctime_ns)
@@ -109,7 +108,12 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
             with contextlib.suppress(OSError):
                 inotify.add_watch(
                     paths.plugins,
-                    Mask.CREATE | Mask.MOVED_TO | Mask.DELETE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR,
+                    Mask.CREATE
+                    | Mask.MOVED_TO
+                    | Mask.DELETE
+                    | Mask.DELETE_SELF
+                    | Mask.MOVE_SELF
+                    | Mask.ONLYDIR,
                 )
             # The watch may have come after the socket.
             _appeared(paths, listeners)
