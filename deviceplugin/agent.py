@@ -165,14 +165,14 @@ class Agent:
         self.metrics.faults.inc()
         log.warning("left out", extra={"path": fault.path, "reason": fault.reason})
 
-    def _connection_changed(self, resource: str, up: bool) -> None:  # noqa: FBT001  # a callback
+    def _connection_changed(self, resource: str, up: bool) -> None:
         self._memory.disturb()
         if not up:
             # Until it is up again containers may start without PreStartContainer.
             self._ledger.all_used()
         log.info("kubelet is listening" if up else "kubelet stopped listening", extra={"resource": resource})
 
-    def _registration_tried(self, _resource: str, success: bool) -> None:  # noqa: FBT001  # a callback
+    def _registration_tried(self, _resource: str, success: bool) -> None:
         self.metrics.registrations.labels(result="success" if success else "error").inc()
 
     def _remember(self, devices: frozenset[str]) -> None:
@@ -206,9 +206,7 @@ class Agent:
             raise
         self.metrics.starts.labels(result="success").inc()
 
-    def prefer(
-        self, resource: str, available: Sequence[str], required: Sequence[str], size: int
-    ) -> Sequence[str]:
+    def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]:
         """See ``kubelet.server.Backend``."""
         return self._allocation.prefer(available, required, size)
 

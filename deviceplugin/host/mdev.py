@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from deviceplugin.errors import DeviceGone, HostError
 from deviceplugin.host.kernel import Kernel
@@ -110,8 +111,12 @@ def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> No
     Raises:
         HostError: the driver refused it.
     """
+    directory = os.path.realpath(kernel.paths.device(uuid))
+    path = os.path.realpath(f"{directory}/{attribute}")
+    if not path.startswith(f"{directory}/"):
+        raise HostError(f"attribute {attribute!r} is not in the device's own directory")
     try:
-        kernel.write(kernel.paths.device(uuid) / attribute, f"{value}\n")
+        kernel.write(Path(path), f"{value}\n")
     except OSError as error:
         raise HostError(f"attribute {attribute!r} refused {value!r}: {_why(error)}") from error
 

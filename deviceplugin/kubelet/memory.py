@@ -74,8 +74,9 @@ class KubeletMemory:
         line.resend()
         try:
             async with asyncio.timeout(REWRITE_DEADLINE):
-                while await asyncio.to_thread(checkpoint.version, self._paths.checkpoint) in (None, before):
-                    await asyncio.sleep(_LOOK)  # noqa: ASYNC110  # a file gives no sign of its own
+                # A file gives no sign of its own, and comes within milliseconds.
+                while await asyncio.to_thread(checkpoint.version, self._paths.checkpoint) in {None, before}:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK)
         except TimeoutError as error:
             raise KubeletError(
                 f"the kubelet did not rewrite its checkpoint {self._paths.checkpoint} "

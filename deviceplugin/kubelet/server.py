@@ -64,9 +64,7 @@ class Backend(Protocol):
 
     async def prepare(self, resource: str, ids: Sequence[str]) -> None: ...
 
-    def prefer(
-        self, resource: str, available: Sequence[str], required: Sequence[str], size: int
-    ) -> Sequence[str]: ...
+    def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]: ...
 
 
 class Endpoint(rpc.DevicePluginServicer):
@@ -266,7 +264,7 @@ class Endpoint(rpc.DevicePluginServicer):
     def _prefer(self, container: pb.ContainerPreferredAllocationRequest) -> Sequence[str]:
         available, required = container.available_deviceIDs, container.must_include_deviceIDs
         try:
-            return self._backend.prefer(self.resource, available, required, container.allocation_size)
+            return self._backend.prefer(available, required, container.allocation_size)
         except Exception:
             log.exception("no preference could be worked out", extra={"resource": self.resource})
             return (*required, *available)[: container.allocation_size]
