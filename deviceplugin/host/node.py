@@ -26,14 +26,14 @@ SETTLE = 0.003
 """Seconds from an event to the look at the node, so that a burst leads to one look."""
 CONFIRM = 0.04
 """Seconds to a second look: some events are sent before the driver has done its part."""
+REMOVE_DEADLINE = 10.0
+"""Seconds that are waited for a driver to remove a device."""
 SWEEP = 60.0
 """Seconds between looks at everything that no event asks for."""
 
 
 class _Look:
-    """That a look is wanted, and the task that sees to it."""
-
-    task: asyncio.Task[None]
+    """That a look is wanted."""
 
     def __init__(self) -> None:
         self.wanted = asyncio.Event()
@@ -69,6 +69,7 @@ class Node:
         self._stored: defaultdict[str, int] = defaultdict(int)
         self._faults: set[mdev.Fault] = set()
         self._looks: dict[str | None, _Look] = {}
+        self._looking: asyncio.TaskGroup | None = None
 
     # --- looking -----------------------------------------------------------------------------------
 
@@ -116,11 +117,12 @@ class Node:
         Each card is looked at by a task of its own: one whose driver blocks holds up no other.
         """
         for card in cards or (None,):
+            if self._looking is None:
+                return  # Following begins with a look at everything.
             look = self._looks.get(card)
             if look is None:
                 look = self._looks[card] = _Look()
-                name = f"look at {card or 'everything'}"
-                look.task = asyncio.create_task(self._look(card, look), name=name)
+                self._looking.create_task(self._look(card, look), name=f"look at {card or 'everything'}")
             look.wanted.set()
 
     async def find(self, uuid: str) -> Device | None:
@@ -144,7 +146,15 @@ class Node:
     async def remove_unused(self, uuid: str) -> bool:
         """Remove a device if nobody uses it; see ``vfio.remove_unused``."""
         device = self.snapshot.devices.get(uuid)
-        removed = await in_thread(lambda: vfio.remove_unused(self.kernel, uuid), name=f"remove {uuid}")
+        try:
+            async with asyncio.timeout(REMOVE_DEADLINE):
+                removed = await in_thread(
+                    lambda: vfio.remove_unused(self.kernel, uuid), name=f"remove {uuid}"
+                )
+        except TimeoutError as error:
+            raise HostError(
+                f"the driver has not removed {uuid} within {REMOVE_DEADLINE:.0f} s; the claim on it stays"
+            ) from error
         parent = self.snapshot.by_address.get(device.parent) if device is not None else None
         self.look_again(*([parent.card] if parent is not None else []))
         return removed
@@ -169,16 +179,16 @@ class Node:
                 self.look_again()
 
         try:
-            loop.add_reader(source.fileno(), receive)
-            while True:
-                # First of all for what happened before the listening began.
-                self.look_again()
-                await asyncio.sleep(SWEEP)
+            async with asyncio.TaskGroup() as self._looking:
+                loop.add_reader(source.fileno(), receive)
+                while True:
+                    # First of all for what happened before the listening began.
+                    self.look_again()
+                    await asyncio.sleep(SWEEP)
         finally:
+            self._looking = None
             loop.remove_reader(source.fileno())
             source.close()
-            for look in self._looks.values():
-                look.task.cancel()
 
     def _heed(self, subsystem: str, devpath: str, parent_moved: bool) -> None:
         if parent_moved:

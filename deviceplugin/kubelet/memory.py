@@ -67,6 +67,14 @@ class KubeletMemory:
         Raises:
             KubeletError: no such checkpoint came, or it can't be understood.
         """
+        await self._rewrite()
+        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
+        if found is None:
+            raise KubeletError(f"the kubelet's checkpoint {self._paths.checkpoint} vanished")
+        return found.devices
+
+    async def _rewrite(self) -> None:
+        """Have the kubelet write its checkpoint anew."""
         before = await asyncio.to_thread(checkpoint.version, self._paths.checkpoint)
         line = next((line for line in self._lines() if line.connected), None)
         if line is None:
@@ -82,10 +90,6 @@ class KubeletMemory:
                 f"the kubelet did not rewrite its checkpoint {self._paths.checkpoint} "
                 f"within {REWRITE_DEADLINE:.0f} s of being sent a list"
             ) from error
-        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
-        if found is None:
-            raise KubeletError(f"the kubelet's checkpoint {self._paths.checkpoint} vanished")
-        return found.devices
 
     async def remembered_devices(self) -> frozenset[str]:
         """Every device that the kubelet's checkpoint names as it is; none if there is no checkpoint."""
@@ -93,6 +97,14 @@ class KubeletMemory:
         return found.devices if found is not None else frozenset()
 
     async def remembered_paths(self, uuid: str) -> frozenset[str] | None:
-        """The host paths that a container with this device gets; None if the kubelet knows of none."""
-        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
+        """The host paths that a container with this device gets; None if the kubelet knows of none.
+
+        Raises:
+            KubeletError: the checkpoint can't be understood, not even when written anew.
+        """
+        try:
+            found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
+        except KubeletError:
+            await self._rewrite()
+            found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
         return found.paths.get(uuid) if found is not None else None
