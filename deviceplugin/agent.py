@@ -170,7 +170,8 @@ class Agent:
         if not up:
             # Until it is up again containers may start without PreStartContainer.
             self._ledger.all_used()
-        log.info("kubelet is listening" if up else "kubelet stopped listening", extra={"resource": resource})
+        level = logging.DEBUG if up else logging.INFO
+        log.log(level, "kubelet %s listening", "is" if up else "stopped", extra={"resource": resource})
 
     def _registration_tried(self, _resource: str, success: bool) -> None:
         self.metrics.registrations.labels(result="success" if success else "error").inc()

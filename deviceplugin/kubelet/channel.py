@@ -31,6 +31,8 @@ async def kubelet_channel(socket: Path) -> AsyncIterator[grpc.aio.Channel]:
         try:
             yield channel
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise KubeletError(f"nobody answers at the kubelet's socket {socket}") from error
             raise KubeletError(
                 f"the kubelet at {socket} answered {error.code().name}: {error.details()}"
             ) from error
