@@ -21,6 +21,18 @@ T = TypeVar("T")
 _MAX_BYTES = 1 << 20
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`(?: - at `(.*)`)?")
 _PLACE = re.compile(r"(.*?)(?: - at `(.*)`)?$", re.DOTALL)
+_NAMES = re.compile(r"`([^`]+)`")
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a mapping",
+    "array": "a list",
+    "null": "nothing",
+    "str | null": "text",
+    "int | null": "a whole number",
+}
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 
 
@@ -97,19 +109,27 @@ def _explain(path: Path, root: yaml.Node, kind: type, message: str) -> str:
     text, where = (found[1], found[2] or "$") if found else (message, "$")
     where = where.removeprefix("$").lstrip(".")
     label = f"{where}: " if where else ""
+    text = _NAMES.sub(lambda name: _WORDS.get(name[1], f"'{name[1]}'"), text)
+    if isinstance(info := _info(kind, where), msgspec.inspect.LiteralType):
+        text = f"{text}; known here: {', '.join(map(str, info.values))}"
     return f"{path}:{_line(root, where)}: {label}{text[:1].lower()}{text[1:]}"
 
 
 def _keys(kind: Any, where: str) -> list[str]:
     """The keys that the object at a place may have."""
+    info = _info(kind, where)
+    if isinstance(info, msgspec.inspect.StructType):
+        return [entry.encode_name for entry in info.fields]
+    return []
+
+
+def _info(kind: Any, where: str) -> msgspec.inspect.Type:
+    """What is expected at a place."""
     for step in _STEP.finditer("." + where if where and not where.startswith("[") else where):
         info = msgspec.inspect.type_info(kind) if not isinstance(kind, msgspec.inspect.Type) else kind
         kind = _inside(info, step[1])
     info = msgspec.inspect.type_info(kind) if not isinstance(kind, msgspec.inspect.Type) else kind
-    info = _plain(info)
-    if isinstance(info, msgspec.inspect.StructType):
-        return [entry.encode_name for entry in info.fields]
-    return []
+    return _plain(info)
 
 
 def _inside(info: msgspec.inspect.Type, key: str | None) -> msgspec.inspect.Type:

@@ -155,14 +155,11 @@ class Endpoint(rpc.DevicePluginServicer):
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         rpc.add_DevicePluginServicer_to_server(self, server)
         path = self._paths.plugins / connection.socket
-        while True:
-            try:
-                server.add_insecure_port(f"unix:{path.absolute()}")
-                break
-            except RuntimeError:
-                # No directory yet: the kubelet, which makes it, has never run. An event tells of it.
-                self._retry.clear()
-                await self._wait_to_retry(LAST_RETRY)
+        # Without the directory the kubelet, which makes it, has never run. An event tells when it does.
+        while not self._paths.plugins.is_dir():
+            self._retry.clear()
+            await self._wait_to_retry(LAST_RETRY)
+        server.add_insecure_port(f"unix:{path}")
         path.chmod(0o600)
         await server.start()
         try:
