@@ -14,6 +14,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -156,11 +157,9 @@ class Endpoint(rpc.DevicePluginServicer):
         rpc.add_DevicePluginServicer_to_server(self, server)
         path = self._paths.plugins / connection.socket
         # Without the directory the kubelet, which makes it, has never run. An event tells when it does.
-        while not self._paths.plugins.is_dir():
+        while not (self._paths.plugins.is_dir() and _bound(server, path)):
             self._retry.clear()
             await self._wait_to_retry(LAST_RETRY)
-        server.add_insecure_port(f"unix:{path}")
-        path.chmod(0o600)
         await server.start()
         try:
             yield
@@ -307,6 +306,17 @@ async def _translated(context: Context) -> AsyncIterator[None]:
         code = next(code for kind, code in _CODES if isinstance(error, kind))
         log.warning("request refused: %s", error, extra={"code": code.name})
         await context.abort(code, str(error))
+
+
+def _bound(server: grpc.aio.Server, path: Path) -> bool:
+    """Have the server listen on a socket that only its owner can reach; False if there can't be one."""
+    try:
+        server.add_insecure_port(f"unix:{path}")
+        path.chmod(0o600)
+    except (RuntimeError, OSError) as error:
+        log.warning("no socket could be made", extra={"path": str(path), "reason": str(error)})
+        return False
+    return True
 
 
 async def _first_of(*events: asyncio.Event) -> None:
