@@ -1,0 +1,284 @@
+"""A node, a kubelet and an agent, each as real as it gets without hardware and without a cluster.
+
+The agent is a process of its own, the sockets are real ones, the node is the simulator's. Tests wait for
+conditions, never for time to pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
+from deviceplugin.host import mdev
+from deviceplugin.inventory.slots import SlotId, resource_hash
+from deviceplugin.inventory.snapshot import Device
+from deviceplugin.simulator.description import load, parse
+from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
+
+NODE_NAME = "n"
+TUNED = "reclaim: {grace: 1s, interval: 1s}"
+NEVER = "reclaim: {enabled: false}"
+PATIENCE = 10.0
+"""Seconds; more than anything here takes, but for what says otherwise."""
+STOP_WITHIN = 5.0
+
+
+def vfio(type_id: str) -> str:
+    """The resource that a type is offered as by default."""
+    return f"vfio.dev/{type_id}"
+
+
+class World:
+    """Everything that a test plays with. ``directory`` has to have a short path."""
+
+    def __init__(
+        self, directory: Path, node: str | Path, *, config: str, text: str | None, kubelet: Mapping[str, Any]
+    ) -> None:
+        self.directory = directory
+        description = load(node) if text is None else parse(text, origin="test")
+        self.node = SimulatedKernel.build(directory / "node", description)
+        self.kubelet = SimulatedKubelet(directory / "k", **{"list_empty_for": 0.0, **kubelet})
+        self.excused = False
+        """Whether the agent may end badly or log errors."""
+        self._config = directory / "config.yaml"
+        self._log = directory / "log"
+        self._log.touch()
+        self._agent: asyncio.subprocess.Process | None = None
+        self.configure(config)
+
+    # --- the agent ---------------------------------------------------------------------------------
+
+    def configure(self, text: str) -> None:
+        """What the next agent that is started reads."""
+        self._config.write_text(f"version: v1\n{text}\n")
+
+    async def start_agent(self, *, code: str | None = None, node_name: str = NODE_NAME) -> None:
+        """Start the agent, and don't wait for anything."""
+        assert self._agent is None
+        with self._log.open("ab") as log:
+            self._agent = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *(("-m", "deviceplugin") if code is None else ("-c", code)),
+                "run",
+                *("--simulated", self.directory / "node"),
+                *("--kubelet-root", self.kubelet.root),
+                *("--config", self._config),
+                *("--log-format", "json", "--node-name", node_name),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def stop_agent(self, *, within: float = STOP_WITHIN) -> float:
+        """End the agent with SIGTERM, which has to go well; returns the seconds that it took."""
+        self.signal_agent(signal.SIGTERM)
+        return await self.agent_ends(within=within)
+
+    async def agent_ends(self, *, within: float = STOP_WITHIN, code: int = 0) -> float:
+        """Wait for the agent's end."""
+        assert self._agent is not None
+        began = time.monotonic()
+        async with asyncio.timeout(within):
+            found = await self._agent.wait()
+        self._agent = None
+        assert found == code, f"the agent ended with {found}"
+        return time.monotonic() - began
+
+    async def kill_agent(self) -> None:
+        """End the agent with SIGKILL."""
+        self.signal_agent(signal.SIGKILL)
+        assert self._agent is not None
+        await self._agent.wait()
+        self._agent = None
+
+    def signal_agent(self, number: signal.Signals) -> None:
+        assert self._agent is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._agent.send_signal(number)
+
+    @property
+    def agent_runs(self) -> bool:
+        return self._agent is not None and self._agent.returncode is None
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The events that all agents of this world have logged so far."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith('{"') and line.endswith("}")]
+
+    @property
+    def raw_log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def logged(self, event: str, **values: object) -> list[dict[str, Any]]:
+        """The events that begin so and have these values."""
+        return [
+            entry
+            for entry in self.log
+            if str(entry["event"]).startswith(event)
+            and all(entry.get(key) == value for key, value in values.items())
+        ]
+
+    async def says(self, event: str, *, within: float = PATIENCE, **values: object) -> dict[str, Any]:
+        """Wait until the agent has logged that; returns the last such event."""
+        await self.until(lambda: self.logged(event, **values), f"log: {event} {values}", within=within)
+        return self.logged(event, **values)[-1]
+
+    # --- waiting -----------------------------------------------------------------------------------
+
+    async def until(
+        self, condition: Callable[[], object], what: str = "the condition", *, within: float = PATIENCE
+    ) -> float:
+        """Wait until it holds; returns the seconds that took."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() < began + within, f"{what}: not within {within:g} s"
+            await asyncio.sleep(0.005)
+        return time.monotonic() - began
+
+    async def offers(self, *, within: float = PATIENCE, **counts: int) -> float:
+        """Wait until types (``mbochs_small=64``) are offered so often; returns the seconds that took."""
+        wanted = {vfio(name.replace("_", "-")): count for name, count in counts.items()}
+        began = time.monotonic()
+        try:
+            await self.kubelet.wait_for(lambda: self.allocatable(*wanted) == wanted, timeout=within)
+        except TimeoutError:
+            raise AssertionError(f"wanted {wanted}, found {self.allocatable(*wanted)}") from None
+        return time.monotonic() - began
+
+    def allocatable(self, *resources: str) -> dict[str, int]:
+        return {resource: self.kubelet.allocatable(resource) for resource in resources}
+
+    async def calm(self, *resources: str) -> None:
+        """Wait until the agent listens and has nothing more to say of these resources."""
+        for resource in resources:
+            await self.kubelet.wait_for(lambda r=resource: self.kubelet.list_messages(r).count > 0, PATIENCE)
+
+    # --- pods --------------------------------------------------------------------------------------
+
+    async def admit(self, requests: Mapping[str, int] | str, *, name: str = "vm") -> Pod:
+        """Admit a pod with one container that asks for this; a type's name means one of it."""
+        wanted = {vfio(requests): 1} if isinstance(requests, str) else requests
+        return await self.kubelet.admit(PodSpec(name, containers=(ContainerSpec("c", wanted),)))
+
+    async def run_pod(self, requests: Mapping[str, int] | str, *, name: str = "vm") -> Pod:
+        """Admit such a pod and start it."""
+        pod = await self.admit(requests, name=name)
+        await self.kubelet.start_containers(pod)
+        return pod
+
+    def handed(self, pod: Pod, container: str = "c") -> pb.ContainerAllocateResponse:
+        """What the container got, as the kubelet remembers it."""
+        spec = next(one for one in pod.spec.containers if one.name == container)
+        return self.kubelet._admission.answer(pod, spec)
+
+    def ids(self, pod: Pod, container: str = "c") -> set[str]:
+        """The device IDs that the kubelet gave to a container."""
+        return {
+            device
+            for (uid, name, _), entry in self.kubelet._admission.memory.items()
+            if (uid, name) == (pod.uid, container)
+            for device in entry.devices
+        }
+
+    # --- the node ----------------------------------------------------------------------------------
+
+    @property
+    def devices(self) -> dict[str, Device]:
+        """Every device of the node, by UUID."""
+        found = (mdev.find(self.node.paths, path.name) for path in self.node.paths.devices.iterdir())
+        return {device.uuid: device for device in found if device is not None}
+
+    def create(self, parent: str, type_id: str, uuid: str) -> None:
+        """Make a device as somebody else would."""
+        self.node.write(self.node.paths.create(parent, type_id), uuid)
+
+    def remove(self, uuid: str) -> None:
+        """Remove a device as somebody else would."""
+        self.node.write(self.node.paths.remove(uuid), "1")
+
+    def mark(self, uuid: str) -> None:
+        """Leave something behind in a device, as a VM does."""
+        (self.node.paths.device(uuid) / "left-behind").write_text("somebody's secret")
+
+    def is_marked(self, uuid: str) -> bool:
+        return (self.node.paths.device(uuid) / "left-behind").exists()
+
+    async def beside(self, function: Callable[[], object]) -> None:
+        """Do something that may block."""
+        await asyncio.to_thread(function)
+
+    # --- the plugin, past the kubelet --------------------------------------------------------------
+
+    def sockets(self) -> set[str]:
+        """The plugins' sockets that are there."""
+        return {path.name for path in self.kubelet.plugin_directory.glob("*.sock")} - {"kubelet.sock"}
+
+    def socket(self, resource: str) -> Path:
+        """Where a resource's endpoint listens now."""
+        return self.kubelet.plugin_directory / str(
+            self.logged("registered", resource=resource)[-1]["socket"]
+        )
+
+    @contextlib.asynccontextmanager
+    async def plugin(self, resource: str) -> AsyncIterator[rpc.DevicePluginStub]:
+        """The endpoint of a resource, to be called as no kubelet would."""
+        await self.says("registered", resource=resource)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"unix:{self.socket(resource)}", options=options) as channel:
+            yield rpc.DevicePluginStub(channel)
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    async def end(self) -> list[str]:
+        """End everything; returns what went wrong that no test may ignore."""
+        wrong = []
+        if self._agent is not None:
+            if self._agent.returncode is not None:
+                wrong.append(f"the agent had ended with {self._agent.returncode}")
+            elif self.excused:
+                self.node.clear_faults()
+            try:
+                self.signal_agent(signal.SIGTERM)
+                async with asyncio.timeout(STOP_WITHIN):
+                    code = await self._agent.wait()
+                if code != 0 and not wrong:
+                    wrong.append(f"the agent ended with {code} after SIGTERM")
+            except TimeoutError:
+                wrong.append(f"the agent did not end within {STOP_WITHIN} s of SIGTERM")
+                os.killpg(self._agent.pid, signal.SIGKILL)
+                await self._agent.wait()
+            self._agent = None
+        wrong += [f"the kubelet may crash: {crash}" for crash in self.kubelet.crashes]
+        wrong += [f"an error in the log: {entry}" for entry in self.log if entry["level"] in ("error", "critical")]
+        if "Traceback" in self.raw_log:
+            wrong.append("a traceback in the log")
+        await self.kubelet.kill()
+        return [] if self.excused else wrong
+
+
+def slot(
+    resource: str, index: int = 0, *, numa_node: int | None = None, node_name: str = NODE_NAME
+) -> str:
+    """The device ID of a slot."""
+    return str(SlotId(numa_node, index, resource_hash(node_name, resource)))
+
+
+def allocate_request(*containers: list[str]) -> pb.AllocateRequest:
+    return pb.AllocateRequest(
+        container_requests=[pb.ContainerAllocateRequest(devices_ids=ids) for ids in containers]
+    )
