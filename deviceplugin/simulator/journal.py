@@ -108,7 +108,12 @@ class Journal:
         lock = os.open(self.home / "lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            state = self.load()
+            try:
+                state = self.load()
+            except FileNotFoundError:
+                raise ConfigError(
+                    f"The node in {self.paths.root} was never completed: build it anew."
+                ) from None
             behind = state.generation - int(os.pread(lock, _WIDTH, 0) or -1)
             if behind:
                 # Each commit waits for the one before to be followed: only the last can be behind.

@@ -65,14 +65,15 @@ class SimulatedKernel:
     # The kernel's interface.
 
     def write(self, path: Path, text: str) -> None:
-        """Write to a sysfs attribute; see ``Kernel.write``."""
+        """Write to a sysfs attribute; see ``Kernel.write``. Of an empty write no driver hears."""
         path.stat()
         parts = Path(os.path.realpath(path)).relative_to(os.path.realpath(self.paths.root)).parts
         match parts:
             case (*_, address, "mdev_supported_types", type_id, "create") if address in self.node.card_of:
-                self._create(address, type_id, parse_uuid(text))
+                if text:
+                    self._create(address, type_id, parse_uuid(text))
             case (*_, uuid, "remove") if UUID.fullmatch(uuid):
-                if parse_number(text):
+                if text and parse_number(text):
                     self._remove(uuid)
             case _:
                 uuids = [index for index, part in enumerate(parts) if UUID.fullmatch(part)]
@@ -298,6 +299,8 @@ class SimulatedKernel:
             attribute = model.device_attributes(device.type).get(name)
             if attribute is None or attribute.access == "ro":
                 raise refusal(errno.EACCES, name)
+            if not text:
+                return
             value = text[:-1] + "\n" * text.endswith("\n") if attribute.chops else text
             changed = replace(device, values={**device.values, name: value})
             session.commit(session.state.put(changed), touched=self._card(device.parent))

@@ -66,6 +66,7 @@ class Tree:
         (self.workshop / "attached").mkdir()
         self._files.put(self.paths.container, "")
         for card in self.node.cards:
+            self._made(f"bus/mdev/drivers/{card.model.driver}")
             for address in dict.fromkeys((card.address, *card.parents)):
                 self._function(card, address)
             self.repair(state, [card])
@@ -239,7 +240,7 @@ class Tree:
         targets = {
             "mdev_type": here.parent / "mdev_supported_types" / device.type,
             "iommu_group": self.paths.sysfs / f"kernel/iommu_groups/{device.group}",
-            "driver": self._made(f"bus/mdev/drivers/{card.model.driver}"),
+            "driver": self.paths.sysfs / f"bus/mdev/drivers/{card.model.driver}",
             "subsystem": self.paths.sysfs / "bus/mdev",
         }
         for name, target in targets.items():

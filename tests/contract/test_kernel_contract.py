@@ -240,6 +240,13 @@ def test_counts_can_not_be_written(kernel: Kernel) -> None:
         kernel.write(kernel.paths.type("mtty", "mtty-1") / "available_instances", "5")
 
 
+def test_writing_nothing_does_nothing(kernel: Kernel, create: Create) -> None:
+    device = create("mtty-1")
+    kernel.write(kernel.paths.create("mtty", "mtty-1"), "")
+    kernel.write(kernel.paths.remove(device), "")
+    assert [path.name for path in kernel.paths.devices.iterdir()] == [device]
+
+
 @pytest.mark.parametrize("written", ["0", "0\n", "00", "0x0"])
 def test_removing_zero_does_nothing(kernel: Kernel, create: Create, written: str) -> None:
     device = create("mtty-1")

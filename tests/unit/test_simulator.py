@@ -572,6 +572,18 @@ def test_a_node_is_made_once(samples: SimulatedKernel, tmp_path: Path) -> None:
         SimulatedKernel(tmp_path)
 
 
+def test_a_node_whose_builder_was_killed_is_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tree, "build", killed)
+        with pytest.raises(Killed):
+            SimulatedKernel.build(tmp_path, load("samples"))
+    with pytest.raises(ConfigError, match="was never completed"):
+        SimulatedKernel(tmp_path)
+
+
 def test_a_tree_that_is_far_behind_is_made_anew(samples: SimulatedKernel) -> None:
     device = create(samples, "mtty", "mtty-1")
     journal = samples._journal
