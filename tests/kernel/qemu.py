@@ -18,7 +18,7 @@ from deviceplugin.host.paths import SYSFS_DEVICES
 from tests.kernel.waiting import PATIENCE
 
 
-class QemuFailed(Exception):  # noqa: N818 - what happened, like UeventsLost
+class QemuFailed(Exception):
     """QEMU ended by itself; the message is what it said."""
 
 
