@@ -1,0 +1,166 @@
+"""``devices``: the mediated devices that exist, whose they are and who uses them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+from click.core import ParameterSource
+
+from deviceplugin.cli.look import look
+from deviceplugin.cli.options import (
+    config_for,
+    config_option,
+    host_root_option,
+    kernel_for,
+    kubelet_root_option,
+    node_name_for,
+    node_name_option,
+    output_option,
+    simulated_option,
+)
+from deviceplugin.cli.tables import NOTHING, cell, note, print_json, table
+from deviceplugin.errors import HostError, KubeletError
+from deviceplugin.host.kernel import Kernel
+from deviceplugin.host.vfio import is_held
+from deviceplugin.inventory import slots
+from deviceplugin.inventory.snapshot import Device
+from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.kubelet.podresources import Holder, list_holders
+
+_HEADER = ("UUID", "TYPE", "PARENT", "GROUP", "USE", "OWNER", "RESOURCE", "SLOT", "NUMA", "POD")
+Use = Literal["in use", "idle", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedDevice:
+    """A device, with the keys of the JSON output."""
+
+    uuid: str
+    type: str
+    parent: str
+    group: int | None
+    use: Use | None
+    ours: bool
+    resource: str | None
+    slot: int | None
+    numa_node: int | None
+    pod_namespace: str | None
+    pod_name: str | None
+
+
+@click.command("devices")
+@config_option
+@node_name_option
+@kubelet_root_option
+@simulated_option
+@host_root_option
+@click.option(
+    "--no-probe",
+    is_flag=True,
+    help="Do not open VFIO groups, not even for a moment: USE then only tells what the kubelet does.",
+)
+@output_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    config: Path | None,
+    node_name: str | None,
+    kubelet_root: Path,
+    simulated: Path | None,
+    host_root: Path | None,
+    no_probe: bool,
+    output: str,
+) -> None:
+    """List the mediated devices that exist.
+
+    A device is in use if a pod has it or if its VFIO group is open. The latter is found out by opening
+    the group for a moment, which needs root; a VM that starts in that very moment would fail to. So a
+    device that the kubelet names is never opened, and with --no-probe none is.
+
+    \b
+    OWNER      ours: made by this plugin, which alone it removes; else foreign
+    RESOURCE   for which resource it was made, if the configuration and node name are those of the agent
+    SLOT       which of that resource's devices it is
+    """  # noqa: D301  # click keeps the lines behind \b as they are
+    kernel = kernel_for(simulated, host_root)
+    found = look(kernel, config_for(config))
+    for problem in found.problems:
+        note(problem)
+    # A simulated node has no kubelet unless one is named; this machine's is not its own.
+    is_default = ctx.get_parameter_source("kubelet_root") is ParameterSource.DEFAULT
+    asks = bool(found.snapshot.devices) and not (simulated is not None and is_default)
+    holders = _holders(kubelet_root, host_root if is_default else None) if asks else {}
+    node = node_name_for(node_name)
+    names = {slots.resource_hash(node, name): name for name in found.resources}
+    numa = {parent.address: parent.numa_node for parent in found.snapshot.parents}
+    devices = [
+        _listed(device, numa[device.parent], names, holders.get(uuid), _use(kernel, uuid, holders, no_probe))
+        for uuid, device in sorted(found.snapshot.devices.items())
+    ]
+    if output == "json":
+        print_json({"version": 1, "devices": [asdict(device) for device in devices]})
+    elif devices:
+        click.echo(table(_HEADER, map(_row, devices), right=("GROUP", "SLOT", "NUMA")))
+    else:
+        note("no mediated device exists here; the agent makes one when a pod asks for it")
+
+
+def _holders(kubelet_root: Path, host_root: Path | None) -> Mapping[str, Holder]:
+    if host_root is not None:
+        kubelet_root = host_root / str(kubelet_root).lstrip("/")
+    try:
+        return asyncio.run(list_holders(KubeletPaths(kubelet_root.absolute()).pod_resources))
+    except KubeletError as error:
+        note(f"pods are not shown: {error}")
+        return {}
+
+
+def _use(kernel: Kernel, uuid: str, holders: Mapping[str, Holder], no_probe: bool) -> Use | None:
+    if uuid in holders:
+        return "in use"
+    if no_probe:
+        return None
+    try:
+        return "in use" if is_held(kernel, uuid) else "idle"
+    except HostError:
+        return "unknown"
+
+
+def _listed(
+    device: Device, numa_node: int | None, names: Mapping[int, str], holder: Holder | None, use: Use | None
+) -> ListedDevice:
+    slot = slots.parse(device.uuid)
+    resource = holder.resource if holder is not None else names.get(slot.resource_hash) if slot else None
+    return ListedDevice(
+        uuid=device.uuid,
+        type=device.type,
+        parent=device.parent,
+        group=device.group,
+        use=use,
+        ours=slots.is_ours(device.uuid),
+        resource=resource,
+        slot=slot.index if slot is not None else None,
+        numa_node=numa_node,
+        pod_namespace=holder.namespace if holder is not None else None,
+        pod_name=holder.pod if holder is not None else None,
+    )
+
+
+def _row(device: ListedDevice) -> tuple[str, ...]:
+    return (
+        device.uuid,
+        device.type,
+        device.parent,
+        cell(device.group),
+        cell(device.use),
+        "ours" if device.ours else "foreign",
+        cell(device.resource),
+        cell(device.slot),
+        cell(device.numa_node),
+        f"{device.pod_namespace}/{device.pod_name}" if device.pod_name else NOTHING,
+    )
