@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from deviceplugin.allocation import Allocation
@@ -124,7 +125,13 @@ class Agent:
         """Work out what every resource advertises now, and have it sent where it moved."""
         discovered, problems = self._config.discovery.discover(snapshot)
         for resource in discovered:
-            self._resources.setdefault(resource.name, resource)
+            known = self._resources.get(resource.name)
+            if known is None:
+                self._resources[resource.name] = resource
+            elif known.exact:
+                # A type that comes later joins those of its name; one that left may come back.
+                types = tuple(sorted({*known.types, *resource.types}))
+                self._resources[resource.name] = replace(known, types=types)
         for problem in problems:
             self._say_once(problem)
         capacity = Capacity(snapshot)

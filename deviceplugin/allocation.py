@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DEADLINE = 6.0
 """Seconds that a request may take: the kubelet's sync loop waits for it."""
+_TOLD = 8
+"""Refusals that an error message tells of."""
 _SHOWN = 64
 """Characters of a foreign ID that an error message repeats."""
 
@@ -184,6 +186,7 @@ class Allocation:
             return None
         device = await self._node.find(uuid)
         if device is None:
+            self._ledger.gone([uuid])
             return None
         fits = device.group is not None and device.type in resource.choices(self._node.snapshot)
         if fits and self._ledger.is_fresh(uuid):
@@ -304,6 +307,7 @@ class Allocation:
     async def _prepare(self, resource: Resource, uuid: str) -> None:
         device = await self._node.find(uuid)
         if device is None:
+            self._ledger.gone([uuid])
             made: list[str] = []
             try:
                 device, _ = await self._make(
@@ -331,8 +335,9 @@ class Allocation:
     def _no_room(self, resource: Resource, wanted: int, refusals: dict[Seat, str]) -> str:
         asked = f"{resource.name}: no parent could take {'the device' if wanted == 1 else 'all devices'}"
         if refusals:
-            tried = "; ".join(f"{seat.type} on {reason}" for seat, reason in refusals.items())
-            return f"{asked}: tried {tried}"
+            tried = [f"{seat.type} on {reason}" for seat, reason in refusals.items()]
+            more = f"; and {len(tried) - _TOLD} more" if len(tried) > _TOLD else ""
+            return f"{asked}: tried {'; '.join(tried[:_TOLD])}{more}"
         choices = resource.choices(self._node.snapshot)
         if not choices:
             return f"{asked}: no parent on this node offers {' or '.join(resource.types)} now"

@@ -20,7 +20,7 @@ DEFAULT_CAP = 1024
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)
 _MAX_NAME = 63
-_MAX_DOMAIN = 253
+_MAX_DOMAIN = 253 - len("requests.")  # as a quota the resource has that before its name
 
 
 class Placement(StrEnum):
@@ -56,6 +56,8 @@ class Resource:
     name: str
     types: tuple[str, ...]
     """Patterns over type IDs and names, the preferred one first."""
+    exact: bool = False
+    """Whether ``types`` are IDs as they stand: a discovered resource means its own types alone."""
     parents: ParentSelector = field(default_factory=ParentSelector)
     placement: Placement = Placement.PACK
     max: int | None = None
@@ -70,6 +72,8 @@ class Resource:
 
     def choices(self, snapshot: Snapshot) -> tuple[str, ...]:
         """The IDs of the types that satisfy it here, the preferred one first."""
+        if self.exact:
+            return tuple(type_id for type_id in self.types if type_id in snapshot.types)
         found = (
             entry.id for pattern in self.types for entry in snapshot.types.values() if matches(pattern, entry)
         )
@@ -99,11 +103,7 @@ class Discovery:
                 problems.append(f"type {entry.id!r} can't be offered by itself: {problem}")
                 continue
             types.setdefault(name, []).append(entry.id)
-        # A type's ID is a pattern here: what a glob would find special in it must not count.
-        resources = (
-            Resource(name=name, types=tuple(_literal(type_id) for type_id in ids))
-            for name, ids in types.items()
-        )
+        resources = (Resource(name=name, types=tuple(ids), exact=True) for name, ids in types.items())
         return tuple(sorted(resources, key=lambda resource: resource.name)), tuple(problems)
 
 
@@ -129,7 +129,7 @@ def name_problem(name: str) -> str | None:
     problem = None
     if not slash or "/" in label:
         problem = "needs exactly one '/', as in 'vfio.dev/nvidia-11'"
-    elif domain == "kubernetes.io" or domain.endswith(".kubernetes.io"):
+    elif domain.endswith("kubernetes.io"):
         problem = "may not be in the domain kubernetes.io, which is Kubernetes' own"
     elif domain.startswith("requests."):
         problem = "may not begin with 'requests.', which quotas use"
@@ -143,10 +143,6 @@ def name_problem(name: str) -> str | None:
             "with a letter or digit at both ends"
         )
     return None if problem is None else f"the resource name {name!r} {problem}"
-
-
-def _literal(type_id: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", type_id)
 
 
 def _matches_any(patterns: Iterable[str], entry: ParentType) -> bool:

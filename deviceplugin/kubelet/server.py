@@ -42,6 +42,8 @@ SOCKET_PREFIX = "mdev-"
 FINISH = 4.0
 """Seconds that requests under way have to finish when a server ends."""
 FIRST_RETRY = 0.1
+_MAX_DETAILS = 2000
+"""Characters of an error: it travels in a header, and headers have a limit."""
 LAST_RETRY = 5.0
 """Seconds between attempts to register; each doubles the time, and a new kubelet socket resets it."""
 
@@ -305,7 +307,7 @@ async def _translated(context: Context) -> AsyncIterator[None]:
     except PluginError as error:
         code = next(code for kind, code in _CODES if isinstance(error, kind))
         log.warning("request refused: %s", error, extra={"code": code.name})
-        await context.abort(code, str(error))
+        await context.abort(code, str(error)[:_MAX_DETAILS])
 
 
 def _bound(server: grpc.aio.Server, path: Path) -> bool:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from deviceplugin.inventory.snapshot import Device
 from deviceplugin.simulator.description import load, parse
 from deviceplugin.simulator.kernel import SimulatedKernel
 from deviceplugin.simulator.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
+from deviceplugin.simulator.vm import VirtualMachine, hold
 
 NODE_NAME = "n"
 TUNED = "reclaim: {grace: 1s, interval: 1s}"
@@ -217,6 +218,12 @@ class World:
 
     def is_marked(self, uuid: str) -> bool:
         return (self.node.paths.device(uuid) / "left-behind").exists()
+
+    @contextlib.contextmanager
+    def vm(self, uuid: str) -> Iterator[VirtualMachine]:
+        """Have a VM hold a device."""
+        with hold(self.node, uuid) as machine:
+            yield machine
 
     async def beside(self, function: Callable[[], object]) -> None:
         """Do something that may block."""

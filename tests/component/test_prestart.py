@@ -1,0 +1,214 @@
+"""Before a container starts its devices are there, or the start fails with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import grpc.aio
+import pytest
+
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.simulator.kubelet import AdmissionError, ContainerSpec, PodSpec, StartError
+from tests.component.conftest import Begin
+from tests.component.world import NEVER, World, allocate_request, slot, vfio
+
+
+async def reboot(world: World, *, first_group: int | None) -> None:
+    """The node goes down and comes up: agent, devices and kubelet are gone, the checkpoint is not."""
+    await world.kill_agent()
+    await asyncio.to_thread(lambda: world.node.reboot(first_group=first_group))
+    await world.start_agent()
+    await world.kubelet.reboot()
+
+
+async def test_a_device_that_vanished_is_made_again(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24, mtty_2=12)
+    pod = await world.admit({vfio("mtty-1"): 2})
+    before = dict(world.devices)
+    for device in before:
+        world.remove(device)
+    await world.offers(mtty_2=12)
+    await world.kubelet.start_containers(pod)
+    assert world.devices.keys() == before.keys()
+    assert world.logged("device made again before a container starts")
+    await world.offers(mtty_2=11)
+
+
+async def test_a_device_whose_group_changed_meanwhile_fails_the_start_clearly(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.admit("mtty-1")
+    (device,) = world.ids(pod)
+    old = world.devices[device].group
+    world.remove(device)
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        # Takes the group's number.
+        await plugin.Allocate(allocate_request([slot(vfio("mtty-1"), 9)]))
+    with pytest.raises(StartError, match=rf"but the kubelet would give the container .*/vfio/{old}\b"):
+        await world.kubelet.start_containers(pod)
+    with pytest.raises(StartError, match="delete the pod so that it is allocated anew"):
+        await world.kubelet.start_containers(pod)
+
+
+async def test_after_a_reboot_the_same_group_lets_the_container_start(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.run_pod({vfio("mtty-1"): 1})
+    (device,) = world.ids(pod)
+    group = world.devices[device].group
+    await reboot(world, first_group=group)
+    await world.offers(mtty_1=24)
+    allocations = world.kubelet.calls["Allocate"]
+    await world.kubelet.readmit(pod)
+    await world.kubelet.start_containers(pod)
+    assert world.kubelet.calls["Allocate"] == allocations
+    assert world.devices[device].group == group
+
+
+async def test_after_a_reboot_another_group_fails_the_start_clearly(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.run_pod({vfio("mtty-1"): 1})
+    await reboot(world, first_group=77)
+    await world.offers(mtty_1=24)
+    await world.kubelet.readmit(pod)
+    with pytest.raises(StartError, match=r"is .*/vfio/77 now, but the kubelet would give"):
+        await world.kubelet.start_containers(pod)
+    # The way out that the message names works.
+    await world.kubelet.force_delete(pod)
+    await world.run_pod("mtty-1", name="anew")
+
+
+async def test_after_a_reboot_the_slots_that_pods_hold_are_healthy_first(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4, mdpy_vga=4)
+    async with world.plugin(vfio("mdpy-vga")) as plugin:
+        await plugin.Allocate(allocate_request([slot(vfio("mdpy-vga"), 0)]))
+    await world.offers(mdpy_hd=3)
+    pods = [await world.run_pod("mdpy-hd", name=f"p{number}") for number in range(3)]
+    held = set().union(*(world.ids(pod) for pod in pods))
+    await reboot(world, first_group=0)
+    await world.offers(mdpy_hd=4)
+    healthy = {uuid for uuid, (well, _) in world.kubelet.devices(vfio("mdpy-hd")).items() if well}
+    assert held <= healthy
+    for pod in pods:
+        await world.kubelet.readmit(pod)
+
+
+async def test_a_repair_for_which_there_is_no_room_says_so(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    pod = await world.admit("mdpy-hd")
+    (device,) = world.ids(pod)
+    world.remove(device)
+    world.node.fault("fail-create", parent="mdpy", errno=errno.EIO)
+    with pytest.raises(StartError, match="mdpy: EIO"):
+        await world.kubelet.start_containers(pod)
+    world.node.clear_faults()
+    await world.kubelet.start_containers(pod)
+    assert device in world.devices
+
+
+async def test_a_repair_that_hangs_is_answered_in_time_and_works_the_next_time(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    pod = await world.admit("mdpy-hd")
+    (device,) = world.ids(pod)
+    world.remove(device)
+    await world.offers(mdpy_hd=4)
+    world.node.fault("slow-create", parent="mdpy", seconds=6.5, times=1)
+    with pytest.raises(StartError, match="the node took more than 6 s"):
+        await world.kubelet.start_containers(pod)
+    await world.says("device of a failed request removed", device=device)
+    await world.kubelet.start_containers(pod)
+    assert set(world.devices) == {device}
+
+
+async def test_a_start_marks_the_device_as_used(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    (device,) = ids = [slot(vfio("mtty-1"))]
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        await plugin.Allocate(allocate_request(ids))
+        world.mark(device)
+        await plugin.Allocate(allocate_request(ids))
+        assert world.is_marked(device)
+        await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids))
+        assert world.is_marked(device)
+        await plugin.Allocate(allocate_request(ids))
+        assert not world.is_marked(device)
+
+
+async def test_a_container_that_restarts_in_its_place_keeps_its_device(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.run_pod("mtty-1")
+    (device,) = world.ids(pod)
+    world.mark(device)
+    await world.kubelet.restart_container(pod, "c")
+    await world.kill_agent()
+    await world.start_agent()
+    await world.offers(mtty_1=24)
+    await world.until(lambda: len(world.logged("registered", resource=vfio("mtty-1"))) == 2)
+    await world.kubelet.restart_container(pod, "c")
+    assert world.is_marked(device)
+
+
+async def test_an_unreadable_checkpoint_fails_the_start_of_a_device_nobody_remembers(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.run_pod("mtty-1")
+    await world.kill_agent()
+    await world.start_agent()
+    await world.until(lambda: len(world.logged("registered", resource=vfio("mtty-1"))) == 2)
+    await world.offers(mtty_1=24)
+    await world.kubelet.damage_checkpoint("corrupt")
+    with pytest.raises(StartError, match="checkpoint .* can't be understood"):
+        await world.kubelet.restart_container(pod, "c")
+    await world.kubelet.damage_checkpoint(None)
+    await world.kubelet.restart_container(pod, "c")
+
+
+async def test_an_init_containers_start_uses_up_the_device_and_the_pod_still_starts(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    spec = PodSpec(
+        "vm",
+        containers=(
+            ContainerSpec("one", {vfio("mtty-1"): 1}, init=True),
+            ContainerSpec("two", {vfio("mtty-1"): 1}, init=True),
+            ContainerSpec("vm", {vfio("mtty-1"): 1}),
+        ),
+    )
+    pod = await world.kubelet.admit(spec)
+    (device,) = world.devices
+    world.mark(device)
+    await world.kubelet.start_containers(pod)
+    assert world.is_marked(device)
+
+
+async def test_a_pod_that_is_readmitted_before_the_agent_is_there_is_rejected_by_the_kubelet(
+    begin: Begin,
+) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.run_pod("mtty-1")
+    await world.kill_agent()
+    await asyncio.to_thread(world.node.reboot)
+    await world.kubelet.reboot()
+    with pytest.raises(AdmissionError, match="no healthy devices present"):
+        await world.kubelet.readmit(pod)
+    await world.start_agent()
+    await world.offers(mtty_1=24)
+
+
+async def test_a_start_for_devices_that_were_never_offered_is_refused(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        for ids in ([], [slot(vfio("mtty-2"))], ["x"]):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids))
+            assert failure.value.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
+    assert not world.devices
