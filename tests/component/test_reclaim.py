@@ -21,9 +21,7 @@ QUICK = "reclaim: {grace: 500ms, interval: 100ms}"
 async def rounds(world: World, count: int = 3) -> None:
     """Wait until the agent has asked the kubelet so often; each round asks once or twice."""
     before = world.kubelet.calls["List"]
-    await world.kubelet.wait_for(lambda: world.kubelet.calls["List"] >= before + 2 * count, 10)
-    lists = [world.kubelet.list_messages(resource).count for resource in (vfio("mtty-1"), vfio("mdpy-hd"))]
-    del lists
+    await world.until(lambda: world.kubelet.calls["List"] >= before + 2 * count)
 
 
 async def test_by_default_the_room_is_back_within_twenty_seconds(begin: Begin) -> None:
