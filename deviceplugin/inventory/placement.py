@@ -29,8 +29,8 @@ def seats(
 ) -> tuple[Seat, ...]:
     """Where the next of ``wanted`` devices should be made, the best place first.
 
-    A type that all of them can have comes before one that only some can; then the resource's own order
-    of types, the NUMA node, cards that hold all of them, and what the resource's placement asks for.
+    The slot's own NUMA node comes first; then a type that all of them can have before one that only some
+    can, the resource's own order of types, cards that hold all of them, and what its placement asks for.
     """
     capacity = Capacity(snapshot)
     ranked: list[tuple[tuple[object, ...], Seat]] = []
@@ -38,15 +38,14 @@ def seats(
         rooms = {card: capacity.room(card, type_id) for card in snapshot.cards}
         enough = sum(rooms.values()) >= wanted
         for card, parents in snapshot.cards.items():
-            if rooms[card] == 0:
-                continue
             fullness = _fullness(parents, type_id, rooms[card], resource.placement, wanted)
             for parent in parents:
                 entry = parent.type(type_id)
                 if entry is None or entry.available == 0 or not resource.parents.allows(parent):
                     continue
-                aligned = numa_node is None or parent.numa_node == numa_node
-                key = (not enough, preference, not aligned, fullness, parent.address)
+                aligned = parent.numa_node == numa_node
+                # What seems full is asked last: the kernel is the judge.
+                key = (rooms[card] == 0, not aligned, not enough, preference, fullness, parent.address)
                 ranked.append((key, Seat(parent.address, card, type_id, aligned)))
     ranked.sort(key=lambda entry: entry[0])
     return tuple(seat for _, seat in ranked)

@@ -39,8 +39,10 @@ from deviceplugin.kubelet.registration import Registrar, register, was_reached
 log = logging.getLogger(__name__)
 
 SOCKET_PREFIX = "mdev-"
-FINISH = 4.0
+FINISH = 3.5
 """Seconds that requests under way have to finish when a server ends."""
+LAST_MOMENT = 0.5
+"""Seconds that streams have to end after that."""
 FIRST_RETRY = 0.1
 _MAX_DETAILS = 2000
 """Characters of an error: it travels in a header, and headers have a limit."""
@@ -166,8 +168,12 @@ class Endpoint(rpc.DevicePluginServicer):
         try:
             yield
         finally:
+            # The kubelet hangs up when the list ends, so requests under way come first.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FINISH):
+                    await connection.idle.wait()
             connection.ending.set()
-            await asyncio.shield(server.stop(FINISH))
+            await server.stop(LAST_MOMENT)
             path.unlink(missing_ok=True)
 
     async def _register(self) -> bool:
@@ -270,7 +276,7 @@ class Endpoint(rpc.DevicePluginServicer):
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         """Make the devices of one container."""
         count = len(request.container_requests)
-        async with _translated(context):
+        async with self._connection.request(), _translated(context):
             if count != 1:
                 raise BadRequest(
                     f"{self.resource}: the request is for {count} containers, and the kubelet sends one each"
@@ -282,7 +288,7 @@ class Endpoint(rpc.DevicePluginServicer):
         self, request: pb.PreStartContainerRequest, context: Context
     ) -> pb.PreStartContainerResponse:
         """Have the devices ready before a container starts."""
-        async with _translated(context):
+        async with self._connection.request(), _translated(context):
             await self._backend.prepare(self.resource, request.devices_ids)
         return pb.PreStartContainerResponse()
 
@@ -297,6 +303,21 @@ class _Connection:
         self.registered = False
         self.renew = asyncio.Event()
         self.ending = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._requests = 0
+
+    @contextlib.asynccontextmanager
+    async def request(self) -> AsyncIterator[None]:
+        """A request under way, for the length of the block."""
+        self._requests += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self.idle.set()
 
 
 @contextlib.asynccontextmanager

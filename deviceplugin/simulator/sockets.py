@@ -7,6 +7,7 @@ bind a name of their own, and the name that others know is a second one for the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -33,8 +34,10 @@ class Sockets:
         self.plugin_directory.mkdir(parents=True, exist_ok=True)
         self.pod_resources.parent.mkdir(parents=True, exist_ok=True)
         for path in self.plugin_directory.iterdir():
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
+            # A plugin may delete its own meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    path.unlink()
 
     async def serve_registration(self, servicer: rpc.RegistrationServicer) -> None:
         """Serve where plugins register; the socket appears as a new file."""
