@@ -75,8 +75,11 @@ def read_yaml(path: Path, kind: type[T], *, what: str) -> Document[T]:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{_yaml_place(path, error)}: not YAML: {_yaml_reason(error)}") from error
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"the {what} {path} can't be understood: {error}") from error
+    except (RecursionError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        # PyYAML's constructors fail in all of these ways on a tagged value that is none, as in '!!int five'.
+        raise ConfigError(
+            f"the {what} {path} can't be understood: a value does not fit its tag ({error})"
+        ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}:1: a {what} is a mapping of keys to values, and this is {_kind(value)}")
     try:

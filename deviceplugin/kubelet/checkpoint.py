@@ -9,7 +9,6 @@ be verified from outside; the file is replaced as a whole, so it is never half w
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +94,7 @@ def parse(content: bytes, path: Path) -> dict[str, frozenset[str]]:
             response = pb.ContainerAllocateResponse.FromString(base64.b64decode(entry.alloc_resp or ""))
             for uuid in entry.ids:
                 found.setdefault(uuid, set()).update(node.host_path for node in response.devices)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, binascii.Error, DecodeError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError, DecodeError) as error:
         raise KubeletError(f"the kubelet's checkpoint {path} can't be understood: {error}") from error
     return {uuid: frozenset(paths) for uuid, paths in found.items()}
 

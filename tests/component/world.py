@@ -237,9 +237,7 @@ class World:
 
     def socket(self, resource: str) -> Path:
         """Where a resource's endpoint listens now."""
-        return self.kubelet.plugin_directory / str(
-            self.logged("registered", resource=resource)[-1]["socket"]
-        )
+        return self.kubelet.plugin_directory / str(self.logged("registered", resource=resource)[-1]["socket"])
 
     @contextlib.asynccontextmanager
     async def plugin(self, resource: str) -> AsyncIterator[rpc.DevicePluginStub]:
@@ -271,16 +269,16 @@ class World:
                 await self._agent.wait()
             self._agent = None
         wrong += [f"the kubelet may crash: {crash}" for crash in self.kubelet.crashes]
-        wrong += [f"an error in the log: {entry}" for entry in self.log if entry["level"] in ("error", "critical")]
+        wrong += [
+            f"an error in the log: {entry}" for entry in self.log if entry["level"] in ("error", "critical")
+        ]
         if "Traceback" in self.raw_log:
             wrong.append("a traceback in the log")
         await self.kubelet.kill()
         return [] if self.excused else wrong
 
 
-def slot(
-    resource: str, index: int = 0, *, numa_node: int | None = None, node_name: str = NODE_NAME
-) -> str:
+def slot(resource: str, index: int = 0, *, numa_node: int | None = None, node_name: str = NODE_NAME) -> str:
     """The device ID of a slot."""
     return str(SlotId(numa_node, index, resource_hash(node_name, resource)))
 

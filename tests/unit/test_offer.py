@@ -153,7 +153,13 @@ def test_whatever_happens_to_a_node_its_list_is_one_that_a_kubelet_survives(
         assert len(up - existing) == max(0, min(room, cap - len(existing)))
         # A pod's slot goes before one that nobody has, as far as there is room on its NUMA node.
         for entry in parents:
-            mine = {text for text in held - existing if (s := slots.parse(text)) and s.numa_node == entry.numa_node}
-            free = {text for text in up - existing if (s := slots.parse(text)) and s.numa_node == entry.numa_node}
+            mine = {
+                text
+                for text in held - existing
+                if (s := slots.parse(text)) and s.numa_node == entry.numa_node
+            }
+            free = {
+                text for text in up - existing if (s := slots.parse(text)) and s.numa_node == entry.numa_node
+            }
             assert mine <= up or free <= mine
         listed.update(now)

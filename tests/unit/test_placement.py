@@ -70,7 +70,11 @@ def test_a_slot_is_made_on_its_numa_node_even_on_an_emptier_card() -> None:
 
 
 def test_a_seat_says_whether_it_is_on_the_slots_numa_node() -> None:
-    cards = (parent("near", numa=1, small=1), parent("far", numa=0, small=1), parent("none", numa=None, small=1))
+    cards = (
+        parent("near", numa=1, small=1),
+        parent("far", numa=0, small=1),
+        parent("none", numa=None, small=1),
+    )
     found = {seat.parent: seat.aligned for seat in seats(Snapshot(cards), resource(), 1)}
     assert found == {"near": True, "far": False, "none": False}
 
