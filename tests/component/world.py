@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 import time
@@ -118,8 +117,14 @@ class World:
     @property
     def log(self) -> list[dict[str, Any]]:
         """The events that all agents of this world have logged so far."""
-        lines = self._log.read_text(errors="replace").splitlines()
-        return [json.loads(line) for line in lines if line.startswith('{"') and line.endswith("}")]
+        events = []
+        for line in self._log.read_text(errors="replace").splitlines():
+            # gRPC's own lines stand between the agent's, and the last one may not be whole yet.
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and "event" in event:
+                    events.append(event)
+        return events
 
     @property
     def raw_log(self) -> str:
@@ -251,12 +256,23 @@ class World:
 
     async def end(self) -> list[str]:
         """End everything; returns what went wrong that no test may ignore."""
+        try:
+            wrong = await self._end_agent()
+        finally:
+            await self.kubelet.kill()
+        wrong += [f"the kubelet may crash: {crash}" for crash in self.kubelet.crashes]
+        wrong += [
+            f"an error in the log: {event}" for event in self.log if event["level"] in {"error", "critical"}
+        ]
+        if "Traceback" in self.raw_log:
+            wrong.append("a traceback in the log")
+        return [] if self.excused else wrong
+
+    async def _end_agent(self) -> list[str]:
         wrong = []
         if self._agent is not None:
             if self._agent.returncode is not None:
                 wrong.append(f"the agent had ended with {self._agent.returncode}")
-            elif self.excused:
-                self.node.clear_faults()
             try:
                 self.signal_agent(signal.SIGTERM)
                 async with asyncio.timeout(STOP_WITHIN):
@@ -265,17 +281,10 @@ class World:
                     wrong.append(f"the agent ended with {code} after SIGTERM")
             except TimeoutError:
                 wrong.append(f"the agent did not end within {STOP_WITHIN} s of SIGTERM")
-                os.killpg(self._agent.pid, signal.SIGKILL)
+                self.signal_agent(signal.SIGKILL)
                 await self._agent.wait()
             self._agent = None
-        wrong += [f"the kubelet may crash: {crash}" for crash in self.kubelet.crashes]
-        wrong += [
-            f"an error in the log: {entry}" for entry in self.log if entry["level"] in ("error", "critical")
-        ]
-        if "Traceback" in self.raw_log:
-            wrong.append("a traceback in the log")
-        await self.kubelet.kill()
-        return [] if self.excused else wrong
+        return wrong
 
 
 def slot(resource: str, index: int = 0, *, numa_node: int | None = None, node_name: str = NODE_NAME) -> str:
