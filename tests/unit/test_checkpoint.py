@@ -291,7 +291,7 @@ async def test_what_is_remembered_needs_no_stream(kubelet: Kubelet) -> None:
     assert await asked.remembered_paths(ONE) is None
     kubelet.write(written(entry([ONE], response("/dev/vfio/7"))))
     assert await asked.remembered_devices() == {ONE}
-    assert await asked.remembered_paths(ONE) == {"/dev/vfio/7"}
+    assert await asked.remembered_paths(ONE) == frozenset({"/dev/vfio/7"})
     assert await asked.remembered_paths(TWO) is None
 
 
@@ -300,7 +300,7 @@ async def test_a_checkpoint_that_is_not_understood_is_written_anew_before_paths_
 ) -> None:
     kubelet.write(b"{")
     line = Line(lambda: kubelet.write(written(entry([ONE], response("/dev/vfio/7")))))
-    assert await kubelet.memory(line).remembered_paths(ONE) == {"/dev/vfio/7"}
+    assert await kubelet.memory(line).remembered_paths(ONE) == frozenset({"/dev/vfio/7"})
 
 
 async def test_a_checkpoint_that_stays_damaged_is_told(kubelet: Kubelet) -> None:

@@ -394,7 +394,7 @@ def test_a_uuid_that_exists_is_told_from_a_full_card(samples: SimulatedKernel) -
     assert isinstance(caught.value.__cause__, FileExistsError)
     for _ in range(4):
         mdev.create(samples, "mdpy", "mdpy-vga", str(uuid.uuid4()))
-    with pytest.raises(HostError, match="^mdpy: EUSERS "):
+    with pytest.raises(HostError, match=r"^mdpy: EUSERS "):
         mdev.create(samples, "mdpy", "mdpy-vga", str(uuid.uuid4()))
 
 

@@ -1,0 +1,96 @@
+"""What the process remembers of devices."""
+
+from __future__ import annotations
+
+import pytest
+
+from deviceplugin.ledger import Ledger
+
+ONE, TWO = "one", "two"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> Ledger:
+    return Ledger(clock)
+
+
+def test_a_device_that_was_found_at_start_up_counts_as_used(ledger: Ledger) -> None:
+    assert not ledger.is_fresh(ONE)
+    assert ledger.group(ONE) is None
+    assert ledger.idle_for(ONE) == float("inf")
+
+
+def test_a_device_is_fresh_from_its_making_to_its_first_use(ledger: Ledger) -> None:
+    ledger.made(ONE)
+    assert ledger.is_fresh(ONE)
+    ledger.handed_over(ONE, 7)
+    assert ledger.is_fresh(ONE)
+    ledger.used(ONE)
+    assert not ledger.is_fresh(ONE)
+    ledger.handed_over(ONE, 7)
+    assert not ledger.is_fresh(ONE)
+
+
+def test_a_device_that_is_made_anew_is_fresh_again_and_has_not_been_handed_over(ledger: Ledger) -> None:
+    ledger.made(ONE)
+    ledger.handed_over(ONE, 7)
+    ledger.used(ONE)
+    ledger.made(ONE)
+    assert ledger.is_fresh(ONE)
+    assert ledger.group(ONE) is None
+
+
+def test_while_the_kubelet_was_away_any_device_may_have_been_used(ledger: Ledger) -> None:
+    for device in (ONE, TWO):
+        ledger.made(device)
+        ledger.handed_over(device, 7)
+    ledger.all_used()
+    assert not ledger.is_fresh(ONE)
+    assert not ledger.is_fresh(TWO)
+    assert ledger.group(ONE) == 7
+
+
+def test_a_device_that_is_gone_is_forgotten_but_for_when_it_was_asked_for(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.made(ONE)
+    ledger.handed_over(ONE, 7)
+    clock.now += 3
+    ledger.gone([ONE, TWO])
+    assert not ledger.is_fresh(ONE)
+    assert ledger.group(ONE) is None
+    assert ledger.idle_for(ONE) == 3
+
+
+def test_every_request_begins_the_grace_period_anew(ledger: Ledger, clock: Clock) -> None:
+    ledger.made(ONE)
+    clock.now += 5
+    assert ledger.idle_for(ONE) == 5
+    ledger.handed_over(ONE, 7)
+    assert ledger.idle_for(ONE) == 0
+    clock.now += 2
+    ledger.touch(ONE)
+    assert ledger.idle_for(ONE) == 0
+    clock.now += 2
+    ledger.used(ONE)
+    assert ledger.idle_for(ONE) == 2
+
+
+async def test_a_device_has_one_lock_and_no_other_devices(ledger: Ledger) -> None:
+    async with ledger.lock(ONE):
+        assert ledger.lock(ONE).locked()
+        assert not ledger.lock(TWO).locked()
+    assert not ledger.lock(ONE).locked()
