@@ -1,47 +1,29 @@
-"""``demo``: the plugin at work on a simulated node, within a minute."""
+"""``demo``: watch the plugin at work, without hardware and without a cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import tempfile
-from pathlib import Path
 
 import click
 
-from deviceplugin.simulator.story import Say, Story
-
-_PAUSE = 1.5
-"""Seconds that a person has to read each step."""
+from deviceplugin.simulator.demo import perform
+from deviceplugin.simulator.processes import WentWrong
 
 
 @click.command("demo")
-@click.option("--plain", is_flag=True, help="Plain lines, as where there is no terminal.")
+@click.option("--plain", is_flag=True, help="Plain lines and no waiting, as where there is no terminal.")
 def command(plain: bool) -> None:
-    """Show the life of devices on a simulated node, with a simulated kubelet.
+    """Watch the plugin at work on a simulated node, within a minute.
 
-    Needs no root, no hardware and no cluster, and leaves nothing behind. Ends by itself within a minute;
-    the exit code is 1 if anything went otherwise than it should.
+    The agent is the real one, and so are its sockets; the node's cards and the kubelet are imitated. Every
+    step is checked: what goes otherwise than told ends the demo with exit code 1.
     """
-    live = not plain and sys.stdout.isatty()
-    with tempfile.TemporaryDirectory(prefix="mdev-") as directory:
-        story = Story(Path(directory), say=_colourful() if live else click.echo, pause=_PAUSE if live else 0)
-        asyncio.run(story.tell())
-    click.echo("\nEverything went as it should.")
-
-
-def _colourful() -> Say:
-    """Lines in colour, where rich is installed."""
     try:
-        from rich.console import Console
-    except ImportError:
-        return click.echo
-    console = Console(highlight=True)
-
-    def say(line: str) -> None:
-        if line.startswith("# "):
-            console.rule(f"[bold]{line[2:]}", align="left")
-        else:
-            console.print(line, markup=False, soft_wrap=True)
-
-    return say
+        asyncio.run(perform(click.echo, plain=plain))
+    except WentWrong as error:
+        raise click.ClickException(f"the demo went wrong: {error}") from error
+    except asyncio.CancelledError:
+        raise click.Abort from None
+    click.echo(
+        "\nAll of this was checked as it happened. The same by hand: mdev-device-plugin simulate --help"
+    )

@@ -1,237 +1,208 @@
-"""The demo's story: the agent on a simulated node, each step shown and checked.
+"""The demo's story: what happens, and at each step a look whether it really did.
 
-The agent is a process of its own, as on a node; the kubelet and the hardware are simulated.
+Every number that is told was waited for, and every sentence that is quoted is the agent's own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Iterable
 
-from deviceplugin.errors import PluginError
-from deviceplugin.host.mdev import scan
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.kubelet import (
-    AdmissionError,
-    ContainerSpec,
-    Pod,
-    PodSpec,
-    SimulatedKubelet,
-)
-from deviceplugin.simulator.vm import VirtualMachine
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.simulator.kubelet import AdmissionError, Pod, StartError
+from deviceplugin.simulator.processes import WentWrong
+from deviceplugin.simulator.show import Show
+from deviceplugin.simulator.stage import RESOURCES, Stage
 
-_PATIENCE = 15.0
-"""Seconds that a step may take."""
-_LARGE, _SMALL = "vfio.dev/mbochs-large", "vfio.dev/mbochs-small"
-_ALL, _HALF = 64, 32
-"""How many of the small ones fit the empty card, and beside two large ones."""
-_CONFIG = "version: v1\nreclaim: {grace: 1s, interval: 1s}\n"
-
-Say = Callable[[str], None]
-
-
-class Otherwise(PluginError):
-    """Something went otherwise than it should."""
+QUARTER = "vfio.dev/nvidia-232"
+WHOLE = "example.com/whole-t4"
+SERIAL = "vfio.dev/mtty-1"
 
 
 class Story:
-    """The stage: a node, a kubelet and an agent in a directory.
+    """The story on one stage."""
 
-    Args:
-        say: called with each line.
-        pause: seconds after each step, for people to follow.
-    """
-
-    def __init__(self, directory: Path, *, say: Say, pause: float) -> None:
-        self._say = say
-        self._pause = pause
-        self._directory = directory
-        self._log = directory / "log"
-        self.kernel = SimulatedKernel.build(directory / "node", load("samples"))
-        self.kubelet = SimulatedKubelet(directory / "kubelet", list_empty_for=0.0)
-        self._agent: subprocess.Popen[bytes] | None = None
-        (directory / "config.yaml").write_text(_CONFIG)
+    def __init__(self, stage: Stage, show: Show) -> None:
+        self._stage = stage
+        self._show = show
 
     async def tell(self) -> None:
-        """Play all of it.
+        """Tell all of it.
 
         Raises:
-            Otherwise: a step did not end as it should.
+            WentWrong: something happened otherwise.
         """
-        async with self.kubelet:
-            try:
-                async with self._step("A node with three cards, and the agent starts"):
-                    await self._begin()
-                pod = await self._a_pod_comes()
-                await self._a_pod_too_many()
-                await self._a_pod_ends(pod)
-                await self._a_kill()
-                async with self._step("SIGTERM ends the agent, and nothing else"):
-                    code = await self._end(signal.SIGTERM)
-                    self._check(code == 0, f"the agent ended with {code}")
-                    self._say(f"exit code {code}")
-                self._check(not self.kubelet.crashes, "the kubelet would have crashed")
-            finally:
-                if self._agent is not None:
-                    self._agent.kill()
-                    self._agent.wait()
+        await self._finds_what_there_is()
+        desk = await self._makes_a_device()
+        serial, training = await self._follows_the_kernel()
+        await self._keeps_what_is_in_use(training)
+        waiting = await self._survives_a_kill(desk, serial)
+        await self._leaves_nothing_behind(desk, waiting)
 
-    async def _a_pod_comes(self) -> Pod:
-        async with self._step("A pod asks for two mbochs-large: the devices are made now"):
-            pod = await self._admit("vm-1", _LARGE, 2)
-            response = (await self.kubelet.start_containers(pod))["vm"]
-            self._devices()
-            self._say("its container got")
-            for key, value in sorted(response.envs.items()):
-                self._say(f"  {key}={value}")
-            for node in response.devices:
-                self._say(f"  {node.container_path}")
-        async with self._step("Its siblings share the card's memory, so they lose room"):
-            await self._until(lambda: self.kubelet.allocatable(_SMALL) == _HALF, "mbochs-small falls to 32")
-            self._counts()
+    async def _finds_what_there_is(self) -> None:
+        show, stage = self._show, self._stage
+        await show.chapter("A node with two NVIDIA T4 and a card with serial ports. No device exists yet.")
+        await stage.agent.start()
+        await stage.counts(nvidia_230=32, nvidia_231=16, nvidia_232=8, whole_t4=1, mtty_1=24, mtty_2=12)
+        await show.say("The agent offers what the cards could become, each type a resource:")
+        for resource in RESOURCES:
+            await show.quote(f"{resource}  {stage.kubelet.allocatable(resource)}")
+        self._expect(not stage.snapshot.devices, "a device exists that nobody asked for")
+
+    async def _makes_a_device(self) -> Pod:
+        show, stage = self._show, self._stage
+        await show.chapter("A pod asks for a quarter of a T4, and its device is made that moment.")
+        pod = await stage.admit_surely("desktop", QUARTER)
+        uuid = self._one(stage.devices_of(pod))
+        device = stage.snapshot.devices.get(uuid)
+        if device is None or device.type != "nvidia-232":
+            raise WentWrong(f"Allocate was answered, and there is no nvidia-232 called {uuid}")
+        await show.say(f"The kubelet called Allocate; {uuid} is on {device.parent} now. The container gets:")
+        answer = (await self._started(pod))["vm"]
+        for key, value in sorted(answer.envs.items()):
+            await show.quote(f"{key}={value}")
+        for node in answer.devices:
+            await show.quote(f"{node.container_path} ({node.permissions})")
+        self._expect(uuid in answer.envs.values(), "the container's environment does not name the device")
+        self._expect(
+            f"/dev/vfio/{device.group}" in {node.container_path for node in answer.devices},
+            "the container does not get the device's VFIO group",
+        )
+        await stage.start_machine(uuid)
+        await show.say("Its VM has attached the device.")
         return pod
 
-    async def _a_pod_too_many(self) -> None:
-        async with self._step("A foreign device takes what was left a moment ago: the pod is told why"):
-            for number in range(2):
-                path = self.kernel.paths.create("mbochs", "mbochs-large")
-                self.kernel.write(path, f"00000000-0000-4000-8000-00000000000{number}")
-            try:
-                await self._admit("vm-2", _LARGE, 1)
-            except AdmissionError as error:
-                self._say(f"pod default/vm-2 Failed: {error.reason}: {error.message}")
-            else:
-                raise Otherwise("a pod was given a device that there is no room for")
-            for number in range(2):
-                self.kernel.write(
-                    self.kernel.paths.remove(f"00000000-0000-4000-8000-00000000000{number}"), "1"
-                )
-            await self._until(lambda: self.kubelet.allocatable(_SMALL) == _HALF, "the room comes back")
-
-    async def _a_pod_ends(self, pod: Pod) -> None:
-        uuids = sorted(self.kubelet.held(_LARGE))
-        machine = VirtualMachine(self.kernel, uuids[0])
-        try:
-            async with self._step("The pod is deleted by force, but a VM still holds one device: it stays"):
-                await self.kubelet.force_delete(pod)
-                line = await self._logged("device not removed", uuids[0])
-                self._say(f"not removed: {line['reason']}: {line['detail']}")
-                self._check(uuids[0] in self._present(), "a device in use is gone")
-        finally:
-            machine.stop()
-        async with self._step("The VM ends: both are removed, with proof, and the room comes back"):
-            line = await self._logged("device removed", uuids[0])
-            self._say(f"removed {uuids[0]}: {line['proof']}")
-            await self._until(lambda: self.kubelet.allocatable(_SMALL) == _ALL, "mbochs-small is at 64 again")
-            self._check(not self._present(), "a device leaked")
-            self._counts()
-
-    async def _a_kill(self) -> None:
-        async with self._step("Two pods run; the agent is killed with -9, and one pod ends meanwhile"):
-            stays = await self._admit("vm-3", _LARGE, 1)
-            await self.kubelet.start_containers(stays)
-            kept = set(self.kubelet.held(_LARGE))
-            goes = await self._admit("vm-4", _SMALL, 1)
-            before = self._present()
-            await self._end(signal.SIGKILL)
-            await self.kubelet.force_delete(goes)
-            self._check(self._present() == before, "a kill took a device")
-            self._devices()
-        async with self._step("It carries on: the same IDs, the running pod untouched, the leftover removed"):
-            await self._begin()
-            await self._until(lambda: kept == self._present(), "the leftover is removed")
-            self._check(kept <= set(self.kubelet.devices(_LARGE)), "the IDs are others")
-            self._devices()
-            await self.kubelet.delete(stays)
-            await self._until(lambda: not self._present(), "the last device is removed")
-            await self._until(lambda: self.kubelet.allocatable(_SMALL) == _ALL, "all room is back")
-
-    # --- the parts of a step -----------------------------------------------------------------------
-
-    @contextlib.asynccontextmanager
-    async def _step(self, title: str) -> AsyncIterator[None]:
-        self._say("")
-        self._say(f"# {title}")
-        yield
-        await asyncio.sleep(self._pause)
-
-    async def _begin(self) -> None:
-        with self._log.open("ab") as log:
-            self._agent = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; it starts at once
-                [
-                    *(sys.executable, "-m", "deviceplugin", "run", "--node-name", "demo"),
-                    *("--simulated", str(self._directory / "node")),
-                    *("--kubelet-root", str(self._directory / "kubelet")),
-                    *("--config", str(self._directory / "config.yaml")),
-                ],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                env={key: value for key, value in os.environ.items() if not key.startswith("MDEV_")},
-            )
-        resources = [f"vfio.dev/{type_id}" for type_id in scan(self.kernel.paths).snapshot.types]
-        await self._until(
-            lambda: all(self.kubelet.allocatable(resource) for resource in resources),
-            "every resource is registered",
+    async def _follows_the_kernel(self) -> tuple[Pod, Pod]:
+        show, stage = self._show, self._stage
+        await show.chapter(
+            "A T4 carries one type at a time: what a card can't be any more is not offered any more."
         )
-        self._counts()
+        await stage.counts(nvidia_230=16, nvidia_231=8, nvidia_232=8)
+        await show.say("nvidia-230 went from 32 to 16, nvidia-231 from 16 to 8; nvidia-232 keeps its 8.")
+        serial = await stage.admit_surely("console", SERIAL, 2)
+        await self._started(serial)
+        await stage.counts(mtty_1=24, mtty_2=11)
+        await show.say("A pod with two serial ports: nvidia types don't mind, mtty-2 went from 12 to 11.")
+        training = await stage.admit_surely("training", WHOLE)
+        await self._started(training)
+        await stage.start_machine(self._one(stage.devices_of(training)))
+        await stage.counts(nvidia_230=0, nvidia_231=0, nvidia_232=4)
+        await show.say(
+            "A pod takes the other T4 as a whole: no nvidia-230, no nvidia-231, 4 nvidia-232 are left."
+        )
+        return serial, training
 
-    async def _end(self, number: signal.Signals) -> int:
-        agent = self._agent
-        if agent is None:
-            raise Otherwise("there is no agent")
-        agent.send_signal(number)
-        return await asyncio.to_thread(agent.wait, _PATIENCE)
+    async def _keeps_what_is_in_use(self, training: Pod) -> None:
+        show, stage = self._show, self._stage
+        await show.chapter("A pod is deleted by force, but its VM lives on and holds the device.")
+        uuid = self._one(stage.devices_of(training))
+        before = len(stage.agent.log)
+        await stage.drop(training)
+        kept = await stage.agent.logged("device not removed", since=before, device=uuid, reason="in-use")
+        await show.say("No pod has it, and the agent leaves it alone all the same. Its log says why:")
+        await show.quote(f"{kept['event']}: {kept['detail']}")
+        self._expect(uuid in stage.snapshot.devices, "a device in use was removed")
+        await show.say("The kubelet gives the next pod the very same slot. Two VMs on one device? Refused:")
+        try:
+            await stage.admit("batch", WHOLE)
+        except AdmissionError as error:
+            await show.quote(str(error))
+            self._expect("still held by the VM" in str(error), f"the refusal does not say why: {error}")
+        else:
+            raise WentWrong("a device that a VM still held was given to another pod")
+        await stage.end_machine(uuid)
+        gone = await stage.agent.logged("device removed", since=before, device=uuid)
+        await show.say("The VM ends, and now the device can go. The agent's proof:")
+        await show.quote(f"{gone['event']}: {gone['proof']}")
+        self._expect(
+            uuid not in stage.snapshot.devices, "a device is still there that was reported as removed"
+        )
+        await stage.counts(nvidia_230=16, nvidia_231=8, nvidia_232=8, whole_t4=1)
+        await show.say("The room is back: nvidia-230 16, nvidia-231 8, nvidia-232 8.")
 
-    async def _admit(self, name: str, resource: str, count: int) -> Pod:
-        self._say(f"pod default/{name} asks for {count} x {resource}")
-        container = ContainerSpec(name="vm", requests={resource: count})
-        return await self.kubelet.admit(PodSpec(name=name, namespace="default", containers=(container,)))
+    async def _survives_a_kill(self, desk: Pod, serial: Pod) -> Pod:
+        show, stage = self._show, self._stage
+        await show.chapter(
+            "kill -9 the agent at a bad moment: a device is made, its container not yet started."
+        )
+        waiting = await stage.admit_surely("nightly", WHOLE)
+        await stage.counts(nvidia_230=0, nvidia_231=0, nvidia_232=4)
+        known = stage.healthy()
+        there = self._identities()
+        await stage.agent.end(signal.SIGKILL)
+        await stage.until(
+            lambda: not any(stage.healthy().values()), "the kubelet did not notice that the agent is gone"
+        )
+        await show.say(
+            "Nothing is allocatable now. VMs don't notice. Meanwhile the pod with the serial ports ends."
+        )
+        leftovers = stage.devices_of(serial)
+        await stage.drop(serial)
+        before = len(stage.agent.log)
+        await stage.agent.start()
+        await stage.until(
+            lambda: stage.healthy() == known, "the new agent did not offer the same slots under the same IDs"
+        )
+        self._expect(self._identities() == there, "devices changed while the agent was away")
+        await show.say(
+            "A new agent offers the same slots under the same IDs, and finds every device in its place."
+        )
+        await self._started(waiting)
+        await show.say("The container that had waited starts with the device that the killed agent had made.")
+        for uuid in leftovers:
+            await stage.agent.logged("device removed", since=before, device=uuid)
+        kept = {uuid: there[uuid] for pod in (desk, waiting) for uuid in stage.devices_of(pod)}
+        self._expect(self._identities() == kept, "other devices were removed than those that nobody has")
+        await show.say(
+            "The two serial ports that the pod left behind were removed; the others are untouched."
+        )
+        return waiting
 
-    async def _until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while not condition():  # What the node's files show sends no event to this process.
-            if time.monotonic() > deadline:
-                raise Otherwise(f"it did not happen within {_PATIENCE:.0f} s that {what}")
-            await asyncio.sleep(0.02)
+    async def _leaves_nothing_behind(self, *pods: Pod) -> None:
+        show, stage = self._show, self._stage
+        await show.chapter("All pods end.")
+        before = len(stage.agent.log)
+        uuids = [uuid for pod in pods for uuid in stage.devices_of(pod)]
+        for uuid in tuple(stage.machines):
+            await stage.end_machine(uuid)
+        for pod in pods:
+            await stage.drop(pod)
+        await self._all(stage.agent.logged("device removed", since=before, device=uuid) for uuid in uuids)
+        await stage.counts(nvidia_230=32, nvidia_231=16, nvidia_232=8, whole_t4=1, mtty_1=24, mtty_2=12)
+        await show.say("Every device is gone, and every type has all its room again.")
+        status = await stage.agent.end(signal.SIGTERM)
+        self._expect(status == 0, f"the agent ended with {status} after SIGTERM")
+        self._expect(not stage.snapshot.devices, "a device is left")
+        self._expect(not stage.kubelet.crashes, f"a kubelet could crash: {stage.kubelet.crashes[:1]}")
+        errors = [entry["event"] for entry in stage.agent.log if entry["level"] == "error"]
+        self._expect(not errors, f"the agent logged an error: {errors[:1]}")
+        await show.say("SIGTERM: the agent ended with 0.")
 
-    async def _logged(self, event: str, device: str) -> dict[str, str]:
-        """The agent's line about a device, once it is there."""
-        found: list[dict[str, str]] = []
+    # Inside
 
-        def look() -> bool:
-            for text in self._log.read_text().splitlines():
-                line = json.loads(text) if text.startswith("{") and text.endswith("}") else {}
-                wanted = line.get("event") == event and line.get("device") == device
-                if wanted and line.get("reason") in {None, "in-use"}:
-                    found.append(line)
-            return bool(found)
+    async def _started(self, pod: Pod) -> dict[str, pb.ContainerAllocateResponse]:
+        try:
+            return await self._stage.kubelet.start_containers(pod)
+        except StartError as error:
+            raise WentWrong(f"the pod {pod.spec.name} could not start: {error}") from error
 
-        await self._until(look, f"the agent says {event!r} of {device}")
-        return found[-1]
+    def _identities(self) -> dict[str, int]:
+        """Each device with its directory's inode: one that is made anew has another."""
+        paths = self._stage.node.paths
+        return {uuid: paths.device(uuid).stat().st_ino for uuid in self._stage.snapshot.devices}
 
-    def _present(self) -> set[str]:
-        return set(scan(self.kernel.paths).snapshot.devices)
+    @staticmethod
+    async def _all(waits: Iterable[Awaitable[object]]) -> None:
+        await asyncio.gather(*waits)
 
-    def _devices(self) -> None:
-        for device in scan(self.kernel.paths).snapshot.devices.values():
-            self._say(f"  device {device.uuid}  {device.type} on {device.parent}, group {device.group}")
+    @staticmethod
+    def _one(uuids: list[str]) -> str:
+        if len(uuids) != 1:
+            raise WentWrong(f"one device was expected, and the kubelet gave {len(uuids)}")
+        return uuids[0]
 
-    def _counts(self) -> None:
-        for type_id in scan(self.kernel.paths).snapshot.types:
-            resource = f"vfio.dev/{type_id}"
-            can, most = self.kubelet.allocatable(resource), self.kubelet.capacity(resource)
-            bar = "█" * round(24 * can / most) if most else ""
-            self._say(f"  {resource:24} {can:3} of {most:3}  {bar:░<24}")
-
-    def _check(self, right: bool, otherwise: str) -> None:
-        if not right:
-            raise Otherwise(otherwise)
+    @staticmethod
+    def _expect(condition: object, otherwise: str) -> None:
+        if not condition:
+            raise WentWrong(otherwise)
