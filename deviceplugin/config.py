@@ -23,11 +23,13 @@ from deviceplugin.inventory.resources import (
     name_problem,
 )
 from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS
-from deviceplugin.yamlfile import read_yaml
+from deviceplugin.yamlfile import Steps, read_yaml
 
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ATTRIBUTE = re.compile(r"[A-Za-z0-9_][-A-Za-z0-9_.]*(/[A-Za-z0-9_][-A-Za-z0-9_.]*)?", re.ASCII)
+_KERNELS_OWN = ("remove", "uevent")
+"""Attributes of every device that are not the driver's."""
 MIN_GRACE = 0.5
 """Seconds: between the answer to an Allocate and the kubelet's note of it nothing protects a device."""
 MIN_INTERVAL = 0.1
@@ -56,6 +58,15 @@ class Config:
 
 # --- the file's own form -------------------------------------------------------------------------------
 
+# What `_problems` says in words, as the published schema says it.
+_DOMAIN = r"(?!requests\.)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*(?<!kubernetes\.io)"
+_AS_DOMAIN = {"pattern": f"^{_DOMAIN}$"}
+_AS_NAME = {"pattern": f"^{_DOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"}
+_AS_DURATION = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h)$"}
+_AS_ATTRIBUTES = {
+    "propertyNames": {"pattern": f"^{_ATTRIBUTE.pattern}$", "not": {"enum": list(_KERNELS_OWN)}}
+}
+
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -66,7 +77,9 @@ class _Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class DiscoverySection(_Strict):
     """Which types become resources of their own."""
 
-    domain: Annotated[str, msgspec.Meta(description="Resources are called <domain>/<type>.")] = "vfio.dev"
+    domain: Annotated[
+        str, msgspec.Meta(description="Resources are called <domain>/<type>.", extra_json_schema=_AS_DOMAIN)
+    ] = "vfio.dev"
     name: Annotated[
         Literal["id", "name"],
         msgspec.Meta(description="Call them by the type's ID, or by its name with spaces turned into '_'."),
@@ -95,7 +108,12 @@ class ParentsSection(_Strict):
 class ResourceSection(_Strict):
     """A resource with a name of its own."""
 
-    name: Annotated[str, msgspec.Meta(description="What pods ask for, as in nvidia.com/GRID_T4-1Q.")]
+    name: Annotated[
+        str,
+        msgspec.Meta(
+            description="What pods ask for, as in nvidia.com/GRID_T4-1Q.", extra_json_schema=_AS_NAME
+        ),
+    ]
     types: Annotated[
         tuple[Pattern, ...],
         msgspec.Meta(min_length=1, description="Globs over type IDs and names, the preferred first."),
@@ -110,7 +128,10 @@ class ResourceSection(_Strict):
     ] = None
     attributes: Annotated[
         dict[str, str],
-        msgspec.Meta(description="Written to a new device, in this order, before it is handed over."),
+        msgspec.Meta(
+            description="Written to a new device, in this order, before it is handed over.",
+            extra_json_schema=_AS_ATTRIBUTES,
+        ),
     ] = msgspec.field(default_factory=dict)
 
 
@@ -119,19 +140,30 @@ class ReclaimSection(_Strict):
 
     enabled: Annotated[bool, msgspec.Meta(description="Whether devices are removed at all.")] = True
     grace: Annotated[
-        str, msgspec.Meta(description="How long a device is left alone after it was asked for, as in 10s.")
+        str,
+        msgspec.Meta(
+            description="How long a device is left alone after it was asked for, as in 10s.",
+            extra_json_schema=_AS_DURATION,
+        ),
     ] = "10s"
-    interval: Annotated[str, msgspec.Meta(description="How often devices are looked through, as in 5s.")] = (
-        "5s"
-    )
+    interval: Annotated[
+        str,
+        msgspec.Meta(
+            description="How often devices are looked through, as in 5s.", extra_json_schema=_AS_DURATION
+        ),
+    ] = "5s"
 
 
 class HandoverSection(_Strict):
     """What containers get."""
 
-    cdi: Annotated[bool, msgspec.Meta(description="Only false: devices are handed over as device nodes.")] = (
-        False
-    )
+    cdi: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Only false: devices are handed over as device nodes.",
+            extra_json_schema={"const": False},
+        ),
+    ] = False
 
 
 class ConfigFile(_Strict):
@@ -153,7 +185,7 @@ def load(path: Path) -> Config:
     document = read_yaml(path, ConfigFile, what="configuration")
     file = document.content
     for where, problem in _problems(file):
-        raise ConfigError(f"{document.place(where)}: {problem}")
+        raise ConfigError(f"{document.place(*where)}: {problem}")
     return Config(
         discovery=Discovery(
             domain=file.discovery.domain,
@@ -180,30 +212,29 @@ def schema() -> dict[str, object]:
     }
 
 
-def _problems(file: ConfigFile) -> Iterator[tuple[str, str]]:
+def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
     """What the form alone does not forbid: where, and what is wrong there."""
     if problem := name_problem(f"{file.discovery.domain}/type"):
-        yield "discovery.domain", problem
+        yield ("discovery", "domain"), problem
     seen: set[str] = set()
     for position, section in enumerate(file.resources):
-        where = f"resources[{position}]"
         if problem := name_problem(section.name):
-            yield f"{where}.name", problem
+            yield ("resources", position, "name"), problem
         if section.name in seen:
-            yield f"{where}.name", f"the resource {section.name!r} is there twice"
+            yield ("resources", position, "name"), f"the resource {section.name!r} is there twice"
         seen.add(section.name)
         for attribute, value in section.attributes.items():
             if problem := _attribute_problem(attribute, value):
-                yield f"{where}.attributes.{attribute}", problem
+                yield ("resources", position, "attributes", attribute), problem
     if file.handover.cdi:
-        yield "handover.cdi", "CDI is not supported: only false is allowed"
+        yield ("handover", "cdi"), "CDI is not supported: only false is allowed"
     for key, text, least in (
         ("grace", file.reclaim.grace, MIN_GRACE),
         ("interval", file.reclaim.interval, MIN_INTERVAL),
     ):
         if not _DURATION.fullmatch(text) or _seconds(text) < least:
             yield (
-                f"reclaim.{key}",
+                ("reclaim", key),
                 f"{text!r} is not a duration of at least {least:g} s; write it as in '10s', '500ms' or '1m'",
             )
 
@@ -214,7 +245,7 @@ def _attribute_problem(attribute: str, value: str) -> str | None:
             f"{attribute!r} is not an attribute of a device: a file name is expected, or a directory's "
             "and a file's, as in 'nvidia/vgpu_params'"
         )
-    if attribute in {"remove", "uevent"}:
+    if attribute in _KERNELS_OWN:
         return f"{attribute!r} is the kernel's own and can't be set"
     if "\0" in value:
         return f"the value of {attribute!r} has a NUL byte in it"

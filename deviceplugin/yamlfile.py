@@ -19,7 +19,7 @@ from deviceplugin.errors import ConfigError
 T = TypeVar("T")
 
 _MAX_BYTES = 1 << 20
-_UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`(?: - at `(.*)`)?")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(\$[^`]*)`)?$", re.DOTALL)
 _PLACE = re.compile(r"(.*?)(?: - at `(.*)`)?$", re.DOTALL)
 _NAMES = re.compile(r"`([^`]+)`")
 _WORDS = {
@@ -34,6 +34,10 @@ _WORDS = {
     "int | null": "a whole number",
 }
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
+_TEXT = "tag:yaml.org,2002:str"
+
+Steps = tuple[str | int, ...]
+"""Where a value is: keys and positions, from the outside in."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Document(Generic[T]):
     content: T
     root: yaml.Node
 
-    def place(self, where: str) -> str:
-        """``file:line`` of a value, named as in ``resources[0].name``."""
+    def place(self, *where: str | int) -> str:
+        """``file:line`` of a value, as in ``place("resources", 0, "name")``."""
         return f"{self.path}:{_line(self.root, where)}"
 
 
@@ -67,19 +71,16 @@ def read_yaml(path: Path, kind: type[T], *, what: str) -> Document[T]:
         root = yaml.compose(text, Loader=_Loader)
         if root is None:
             raise ConfigError(f"the {what} {path} is empty")
-        _refuse_duplicates(path, root)
+        _examine(path, root)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of the safe loader
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"the {what} {path} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}"
         ) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{_yaml_place(path, error)}: not YAML: {_yaml_reason(error)}") from error
-    except (RecursionError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        # PyYAML's constructors fail in all of these ways on a tagged value that is none, as in '!!int five'.
-        raise ConfigError(
-            f"the {what} {path} can't be understood: a value does not fit its tag ({error})"
-        ) from error
+        raise ConfigError(f"{_yaml_place(path, text, error)}: not YAML: {_yaml_reason(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"the {what} {path} can't be understood: it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}:1: a {what} is a mapping of keys to values, and this is {_kind(value)}")
     try:
@@ -98,27 +99,45 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, "aliases are not allowed", event.start_mark)
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+            # PyYAML fails in all of these ways on a value that does not fit its tag, as in '!!int five'.
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a value does not fit its tag {node.tag.rpartition(':')[2]!r}", node.start_mark
+            ) from error
+
 
 def _explain(path: Path, root: yaml.Node, kind: type, message: str) -> str:
     """The message of msgspec with a line, and with the nearest known key for an unknown one."""
     if found := _UNKNOWN.match(message):
-        key, where = found[1], (found[2] or "$").removeprefix("$").lstrip(".")
-        inside = f"{where}.{key}" if where else key
+        key, where = found[1], _steps(found[2] or "$")
         known = _keys(kind, where)
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"{path}:{_line(root, inside)}: unknown key {key!r}; {hint}"
+        return f"{path}:{_line(root, (*where, key))}: unknown key {key!r}; {hint}"
     found = _PLACE.match(message)
-    text, where = (found[1], found[2] or "$") if found else (message, "$")
-    where = where.removeprefix("$").lstrip(".")
-    label = f"{where}: " if where else ""
+    text, place = (found[1], found[2] or "$") if found else (message, "$")
+    where = _steps(place)
+    label = f"{place.removeprefix('$').lstrip('.')}: " if where else ""
     text = _NAMES.sub(lambda name: _WORDS.get(name[1], f"'{name[1]}'"), text)
     if isinstance(info := _info(kind, where), msgspec.inspect.LiteralType):
         text = f"{text}; known here: {', '.join(map(str, info.values))}"
     return f"{path}:{_line(root, where)}: {label}{text[:1].lower()}{text[1:]}"
 
 
-def _keys(kind: Any, where: str) -> list[str]:
+def _steps(place: str) -> Steps:
+    """A place as msgspec writes it, ``$.resources[0].name``, taken apart as far as it can be followed."""
+    steps: list[str | int] = []
+    for step in _STEP.finditer(place.removeprefix("$")):
+        if step[0] == "[...]":
+            break  # Somewhere in a mapping: msgspec does not say where.
+        steps.append(step[1] if step[1] is not None else int(step[2]))
+    return tuple(steps)
+
+
+def _keys(kind: Any, where: Steps) -> list[str]:
     """The keys that the object at a place may have."""
     info = _info(kind, where)
     if isinstance(info, msgspec.inspect.StructType):
@@ -126,18 +145,17 @@ def _keys(kind: Any, where: str) -> list[str]:
     return []
 
 
-def _info(kind: Any, where: str) -> msgspec.inspect.Type:
+def _info(kind: Any, where: Steps) -> msgspec.inspect.Type:
     """What is expected at a place."""
-    for step in _STEP.finditer("." + where if where and not where.startswith("[") else where):
-        info = msgspec.inspect.type_info(kind) if not isinstance(kind, msgspec.inspect.Type) else kind
-        kind = _inside(info, step[1])
-    info = msgspec.inspect.type_info(kind) if not isinstance(kind, msgspec.inspect.Type) else kind
+    info = msgspec.inspect.type_info(kind)
+    for step in where:
+        info = _inside(info, step)
     return _plain(info)
 
 
-def _inside(info: msgspec.inspect.Type, key: str | None) -> msgspec.inspect.Type:
+def _inside(info: msgspec.inspect.Type, key: str | int) -> msgspec.inspect.Type:
     info = _plain(info)
-    if key is not None and isinstance(info, msgspec.inspect.StructType):
+    if isinstance(key, str) and isinstance(info, msgspec.inspect.StructType):
         return next((entry.type for entry in info.fields if entry.encode_name == key), info)
     if isinstance(info, msgspec.inspect.VarTupleType | msgspec.inspect.ListType):
         return info.item_type
@@ -156,39 +174,54 @@ def _plain(info: msgspec.inspect.Type) -> msgspec.inspect.Type:
     return info
 
 
-def _line(root: yaml.Node, where: str) -> int:
+def _line(root: yaml.Node, where: Steps) -> int:
     """The line of a value, or of the nearest thing around it."""
     node = root
     line = node.start_mark.line
-    for step in _STEP.finditer("." + where if where and not where.startswith("[") else where):
-        if isinstance(node, yaml.MappingNode) and step[1] is not None:
-            pair = next(((key, value) for key, value in node.value if key.value == step[1]), None)
+    for step in where:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((key, value) for key, value in node.value if key.value == step), None)
             if pair is None:
                 break
             line, node = pair[0].start_mark.line, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and step[2] is not None and int(step[2]) < len(node.value):
-            node = node.value[int(step[2])]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
             line = node.start_mark.line
         else:
             break
     return int(line) + 1
 
 
-def _refuse_duplicates(path: Path, node: yaml.Node) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
-                raise ConfigError(f"{path}:{key.start_mark.line + 1}: the key {key.value!r} is there twice")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-            _refuse_duplicates(path, value)
+def _examine(path: Path, node: yaml.Node) -> None:
+    """Refuse what YAML allows and no reader of the file expects."""
+
+    def refuse(at: yaml.Node, problem: str) -> ConfigError:
+        return ConfigError(f"{path}:{at.start_mark.line + 1}: {problem}")
+
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            node.value.encode()
+        except UnicodeEncodeError as error:
+            raise refuse(node, "half of a surrogate pair is no text") from error
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_duplicates(path, item)
+            _examine(path, item)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != _TEXT:
+                shown = f", and {key.value!r} is none" if isinstance(key, yaml.ScalarNode) else ""
+                raise refuse(key, f"expected text as a key{shown}; quotes make it text")
+            if key.value in seen:
+                raise refuse(key, f"the key {key.value!r} is there twice")
+            seen.add(key.value)
+            _examine(path, key)
+            _examine(path, value)
 
 
-def _yaml_place(path: Path, error: yaml.YAMLError) -> str:
+def _yaml_place(path: Path, text: str, error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"{path}:{text.count(chr(10), 0, error.position) + 1}"
     mark = getattr(error, "problem_mark", None)
     return f"{path}:{mark.line + 1}" if mark is not None else str(path)
 

@@ -64,6 +64,9 @@ def scan(paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Sna
     earlier = known.by_address if known is not None else {}
     parents = []
     for address in sorted(addresses):
+        if not address.isprintable():
+            reader.fault(ascii(f"{root}/{address}"), "the parent's name can't be printed")
+            continue
         try:
             parent = reader.parent(f"{root}/{address}", address, earlier.get(address))
         except OSError as error:

@@ -8,9 +8,9 @@ slow sweep behind catches what no event tells.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import NoReturn
 
@@ -18,7 +18,7 @@ from deviceplugin.errors import HostError
 from deviceplugin.host import mdev, vfio
 from deviceplugin.host.kernel import Kernel, UeventsLost
 from deviceplugin.host.threads import in_thread
-from deviceplugin.inventory.snapshot import Device, Snapshot
+from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,9 @@ class Node:
         self.snapshot = Snapshot()
         self.on_change = on_change
         self.on_fault = on_fault
-        self._scanning: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._stored: defaultdict[str, int] = defaultdict(int)
+        self._looks_begun = itertools.count(1)
+        self._seen: dict[str, int] = {}
+        self._seen_all = 0
         self._faults: set[mdev.Fault] = set()
         self._looks: dict[str | None, _Look] = {}
         self._looking: asyncio.TaskGroup | None = None
@@ -79,37 +80,33 @@ class Node:
         Raises:
             HostError: sysfs can't be read; the snapshot stays as it was.
         """
-        begun = dict(self._stored)
+        began = next(self._looks_begun)
         result = await in_thread(lambda: mdev.scan(self.kernel.paths), name="scan")
         self._report(result.faults)
-        # A card that was looked at meanwhile is known better than by this look.
-        newer = {
-            parent.address: parent
-            for parent in self.snapshot.parents
-            if self._stored.get(parent.card, 0) != begun.get(parent.card, 0)
-        }
-        self._store(Snapshot(tuple(newer.get(parent.address, parent) for parent in result.snapshot.parents)))
+        cards = result.snapshot.cards.keys() | self.snapshot.cards.keys() | self._seen.keys()
+        self._see(began, {card: result.snapshot.cards.get(card, ()) for card in cards})
+        self._seen_all = max(self._seen_all, began)
 
     async def refresh(self, card: str) -> None:
         """Look at one card."""
-        async with self._scanning[card]:
-            before = self.snapshot
-            addresses = [parent.address for parent in before.cards.get(card, ())]
-            result = await in_thread(
-                lambda: mdev.scan(self.kernel.paths, addresses, known=before), name=f"scan {card}"
-            )
-            self._report(result.faults, card=addresses)
-            self._stored[card] += 1
-            found = result.snapshot.by_address
-            self._store(
-                Snapshot(
-                    tuple(
-                        found.get(parent.address, parent)
-                        for parent in self.snapshot.parents
-                        if parent.address in found or parent.address not in addresses
-                    )
-                )
-            )
+        began = next(self._looks_begun)
+        before = self.snapshot
+        addresses = [parent.address for parent in before.cards.get(card, ())]
+        result = await in_thread(
+            lambda: mdev.scan(self.kernel.paths, addresses, known=before), name=f"scan {card}"
+        )
+        self._report(result.faults, card=addresses)
+        self._see(began, {card: result.snapshot.parents})
+
+    def _see(self, began: int, cards: Mapping[str, tuple[Parent, ...]]) -> None:
+        """Take over what a look saw of some cards, unless a look that began later has been there."""
+        known = dict(self.snapshot.cards)
+        for card, parents in cards.items():
+            if self._seen.get(card, self._seen_all) < began:
+                self._seen[card] = began
+                known[card] = parents
+        every = sorted(itertools.chain(*known.values()), key=lambda parent: parent.address)
+        self._store(Snapshot(tuple(every)))
 
     def look_again(self, *cards: str) -> None:
         """Ask for another look at some cards, or at everything if none is named, soon.

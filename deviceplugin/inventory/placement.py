@@ -52,17 +52,26 @@ def seats(
 
 
 def seated(snapshot: Snapshot, seat: Seat, uuid: str) -> Snapshot:
-    """The node as it should be once a device was made there, until the kernel has been asked."""
-    parent = snapshot.by_address[seat.parent]
-    after = replace(
-        parent,
-        types=tuple(
-            replace(entry, available=max(0, entry.available - 1)) if entry.id == seat.type else entry
-            for entry in parent.types
-        ),
-        devices=(*parent.devices, Device(uuid=uuid, type=seat.type, parent=seat.parent, group=None)),
+    """The node as it should be once a device was made there, until the kernel has been asked.
+
+    What is left of the card's other types is unknown until then, and taken to be nothing.
+    """
+    device = Device(uuid=uuid, type=seat.type, parent=seat.parent, group=None)
+
+    def after(parent: Parent) -> Parent:
+        here = parent.address == seat.parent
+        return replace(
+            parent,
+            types=tuple(
+                replace(entry, available=max(0, entry.available - here) if entry.id == seat.type else 0)
+                for entry in parent.types
+            ),
+            devices=(*parent.devices, device) if here else parent.devices,
+        )
+
+    return Snapshot(
+        tuple(after(parent) if parent.card == seat.card else parent for parent in snapshot.parents)
     )
-    return Snapshot(tuple(after if entry is parent else entry for entry in snapshot.parents))
 
 
 def _fullness(

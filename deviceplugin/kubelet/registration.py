@@ -84,10 +84,11 @@ def was_reached(error: KubeletError) -> bool:
 
 def remove_stale_sockets(paths: KubeletPaths, prefix: str) -> None:
     """Delete the sockets that an agent before this one left behind."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in paths.plugins.glob(f"{prefix}*.sock"):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+    for path in paths.plugins.glob(f"{prefix}*.sock"):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("an old socket stays", extra={"path": str(path), "reason": str(error)})
 
 
 async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
@@ -110,6 +111,7 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
                     paths.plugins,
                     Mask.CREATE
                     | Mask.MOVED_TO
+                    | Mask.MOVED_FROM
                     | Mask.DELETE
                     | Mask.DELETE_SELF
                     | Mask.MOVE_SELF
@@ -125,7 +127,7 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
                     break  # Watch what is there now.
                 if event.watch is None or event.watch.path != paths.plugins:
                     continue
-                if event.mask & Mask.DELETE:
+                if event.mask & (Mask.DELETE | Mask.MOVED_FROM) and name.endswith(".sock"):
                     for listener in tuple(listeners):
                         listener.socket_gone(name)
                 elif name == paths.registration.name:

@@ -47,7 +47,7 @@ class _Console(logging.Formatter):
             f"{key}={json.dumps(value, default=str) if _needs_quotes(value) else value}"
             for key, value in _values(record).items()
         )
-        line = f"{_time(record)[11:23]} {record.levelname.lower():7} {record.getMessage()}  {values}".rstrip()
+        line = f"{_time(record)[11:23]} {record.levelname.lower():7} {_one_line(record)}  {values}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -57,6 +57,13 @@ def _time(record: logging.LogRecord) -> str:
 
 def _values(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+
+
+def _one_line(record: logging.LogRecord) -> str:
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in record.getMessage()
+    )
 
 
 def _needs_quotes(value: object) -> bool:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity, max_instances
 from deviceplugin.inventory.offer import offer
-from deviceplugin.inventory.placement import seats
+from deviceplugin.inventory.placement import seated, seats
 from deviceplugin.inventory.resources import ParentSelector, Placement, Resource
 from deviceplugin.inventory.slots import SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
@@ -178,6 +178,55 @@ def test_all_that_is_offered_can_be_had_one_by_one(moment: Moment) -> None:
         )
         assert after is not None, f"{slot} was Healthy, and no parent takes it"
         state = after
+
+
+def had_at_once(moment: Moment, wanted: list[SlotId]) -> State | None:
+    """The state after one Allocate of all of them, made as ``Allocation`` does; None if it fails."""
+    state, expected = moment.state, moment.snapshot
+    for position, slot in enumerate(wanted):
+        for look in (expected, None):
+            around = shown(moment.node, state) if look is None else look
+            for seat in seats(around, moment.resource, slot.numa_node, wanted=len(wanted) - position):
+                after = make(moment.node, state, seat.parent, seat.type, str(slot))
+                if after is not None:
+                    break
+            else:
+                continue
+            state, expected = after, seated(around, seat, str(slot))
+            break
+        else:
+            return None
+    return state
+
+
+def steal() -> Moment:
+    """A card that both types fit on, where the second type takes the room of several of the first."""
+    both = Model(
+        driver="driver",
+        bus="pci",
+        pools={"memory": 6},
+        types=(
+            TypeDescription(id="t0", takes={"memory": 1}),
+            TypeDescription(id="t1", takes={"memory": 2}),
+        ),
+    )
+    one = Model(
+        driver="driver", bus="pci", pools={"memory": 4}, types=(TypeDescription(id="t1", takes={"memory": 1}),)
+    )
+    cards = (
+        Card(address="0000:00:00.0", model=both, numa=None, parents=("0000:00:00.0",)),
+        Card(address="0000:01:00.0", model=one, numa=None, parents=("0000:01:00.0",)),
+    )
+    node = NodeDescription(cards=cards, first_group=0, source="")
+    return Moment(node, State(), Resource(name="vfio.dev/mixed", types=("t0", "t1")))
+
+
+@given(moments())
+@example(steal())
+@settings(max_examples=300, deadline=None)
+def test_all_that_is_offered_can_be_had_in_one_request(moment: Moment) -> None:
+    wanted = healthy_free(moment)
+    assert had_at_once(moment, wanted) is not None, f"{len(wanted)} were Healthy, and can't be had together"
 
 
 @given(moments())
