@@ -33,7 +33,7 @@ from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.podresources import Holder, list_holders
 
 _HEADER = ("UUID", "TYPE", "PARENT", "GROUP", "USE", "OWNER", "RESOURCE", "SLOT", "NUMA", "POD")
-Use = Literal["in use", "idle", "unknown"]
+Use = Literal["in-use", "idle", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def command(
 
     \b
     OWNER      ours: made by this plugin, which alone it removes; else foreign
-    RESOURCE   for which resource it was made, if the configuration and node name are those of the agent
+    RESOURCE   what it was made for, if configuration and node name are the agent's
     SLOT       which of that resource's devices it is
     """  # noqa: D301  # click keeps the lines behind \b as they are
     kernel = kernel_for(simulated, host_root)
@@ -122,11 +122,11 @@ def _holders(kubelet_root: Path, host_root: Path | None) -> Mapping[str, Holder]
 
 def _use(kernel: Kernel, uuid: str, holders: Mapping[str, Holder], no_probe: bool) -> Use | None:
     if uuid in holders:
-        return "in use"
+        return "in-use"
     if no_probe:
         return None
     try:
-        return "in use" if is_held(kernel, uuid) else "idle"
+        return "in-use" if is_held(kernel, uuid) else "idle"
     except HostError:
         return "unknown"
 

@@ -170,10 +170,14 @@ def hold_device(kernel: SimulatedKernel, uuid: str) -> None:
     """Hold a device as a VM does, until Ctrl-C."""
     _check_device(kernel, uuid)
     ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    with _refusals(f"{uuid} can't be held"), hold(kernel, uuid) as machine:
-        click.echo(f"holding {uuid}, group {machine.group}; Ctrl-C lets go")
-        signal.sigwait(ends)
+    # Blocked from here on, so that none can come between letting know and waiting.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        with _refusals(f"{uuid} can't be held"), hold(kernel, uuid) as machine:
+            click.echo(f"holding {uuid}, group {machine.group}; Ctrl-C lets go")
+            signal.sigwait(ends)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @command.command("unregister", short_help="Have a parent leave.")

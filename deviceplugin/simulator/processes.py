@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ class AgentProcess:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            # The options say it all: what this shell has set for other agents is not meant for this one.
+            env={name: value for name, value in os.environ.items() if not name.startswith("MDEV_")},
         )
         if self._process.stderr is not None:
             self._reading = asyncio.create_task(self._read(self._process.stderr), name="read the agent's log")
