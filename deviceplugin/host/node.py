@@ -178,13 +178,16 @@ class Node:
         try:
             async with asyncio.TaskGroup() as self._looking:
                 loop.add_reader(source.fileno(), receive)
-                while True:
-                    # First of all for what happened before the listening began.
-                    self.look_again()
-                    await asyncio.sleep(SWEEP)
+                try:
+                    while True:
+                        # First of all for what happened before the listening began.
+                        self.look_again()
+                        await asyncio.sleep(SWEEP)
+                finally:
+                    # From here on the group takes no more looks.
+                    self._looking = None
+                    loop.remove_reader(source.fileno())
         finally:
-            self._looking = None
-            loop.remove_reader(source.fileno())
             source.close()
 
     def _heed(self, subsystem: str, devpath: str, parent_moved: bool) -> None:

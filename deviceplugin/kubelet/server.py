@@ -185,6 +185,8 @@ class Endpoint(rpc.DevicePluginServicer):
             try:
                 await self._attempt(connection)
             except KubeletError as error:
+                if connection.renew.is_set():
+                    return False
                 self._on_registration(self.resource, False)
                 if str(error) != self._told:
                     self._told = str(error)
@@ -205,18 +207,18 @@ class Endpoint(rpc.DevicePluginServicer):
         return False
 
     async def _attempt(self, connection: _Connection) -> None:
-        """One call of Register, given up when the kubelet that it went to is no more."""
+        """One call of Register, given up when the kubelet or the socket that it is about is no more."""
         call = asyncio.ensure_future(register(self._paths.registration, connection.socket, self.resource))
-        retry = asyncio.ensure_future(self._retry.wait())
+        void = asyncio.ensure_future(_first_of(self._retry, connection.renew))
         try:
-            await asyncio.wait((call, retry), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((call, void), return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
-                raise KubeletError("the kubelet was replaced before it answered")
+                raise KubeletError("the kubelet or our socket was replaced before it answered")
             await call
         finally:
-            retry.cancel()
+            void.cancel()
             call.cancel()
-            await asyncio.gather(call, return_exceptions=True)
+            await asyncio.gather(call, void, return_exceptions=True)
 
     async def _wait_to_retry(self, seconds: float) -> bool:
         """Wait until it is time to try again; True if there is a reason to hope."""
