@@ -24,7 +24,7 @@ async def test_a_create_that_hangs_is_answered_in_time_and_cleaned_up_when_it_co
     began = time.monotonic()
     async with world.plugin(vfio("mtty-1")) as mtty, world.plugin(vfio("mdpy-vga")) as vga:
         hanging = asyncio.create_task(world.admit("mdpy-hd"))
-        await world.offers(mdpy_hd=3)
+        await world.until(lambda: world.creates_under_way)
         # The other card serves, every stream goes on, and the kubelet's other questions are answered.
         await mtty.Allocate(allocate_request([slot(vfio("mtty-1"), 7)]), timeout=1)
         await world.offers(mtty_1=24, mtty_2=11, within=1)
@@ -48,7 +48,7 @@ async def test_a_slow_card_holds_up_no_allocation_on_another(begin: Begin) -> No
     world.node.fault("slow-create", parent="mdpy", seconds=1.0, times=1)
     async with world.plugin(vfio("mdpy-hd")) as slow, world.plugin(vfio("mtty-1")) as quick:
         waiting = asyncio.ensure_future(slow.Allocate(allocate_request([slot(vfio("mdpy-hd"))])))
-        await world.offers(mdpy_hd=3)
+        await world.until(lambda: world.creates_under_way)
         began = time.monotonic()
         await quick.Allocate(allocate_request([slot(vfio("mtty-1"))]))
         took = time.monotonic() - began

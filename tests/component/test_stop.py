@@ -6,21 +6,17 @@ import asyncio
 import contextlib
 import random
 import signal
+import threading
 import time
+import uuid
 
-import grpc.aio
 import pytest
 
 from deviceplugin.simulator.kubelet import AdmissionError, StartError
 from tests.component.conftest import Begin
-from tests.component.world import NEVER, STOP_WITHIN, World, allocate_request, slot, vfio
+from tests.component.world import NEVER, STOP_WITHIN, vfio
 
 QUICK = "reclaim: {grace: 500ms, interval: 100ms}"
-
-
-def under_way(world: World) -> bool:
-    """Whether a create is under way that no one sees yet."""
-    return any(device.phase == "creating" for device in world.node._journal.load().devices.values())
 
 
 async def test_an_idle_agent_ends_at_once_and_takes_its_sockets_with_it(begin: Begin) -> None:
@@ -45,7 +41,6 @@ async def test_an_interrupt_ends_it_as_well(begin: Begin) -> None:
 async def test_an_agent_without_a_kubelet_ends_at_once(begin: Begin) -> None:
     world = await begin(kubelet=False)
     await world.says("starting")
-    await world.until(lambda: world.logged("starting"))
     await world.stop_agent(within=2)
 
 
@@ -59,12 +54,36 @@ async def test_an_agent_whose_kubelet_hangs_ends_at_once(begin: Begin) -> None:
     world.kubelet.hang_registration(on=False)
 
 
+async def test_an_end_amid_changes_on_the_node_is_a_quiet_one(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    ended = threading.Event()
+
+    def stir() -> None:
+        while not ended.is_set():
+            device = str(uuid.uuid4())
+            for parent, type_id in (("mtty", "mtty-1"), ("mdpy", "mdpy-hd"), ("mbochs", "mbochs-small")):
+                world.create(parent, type_id, device)
+                world.remove(device)
+
+    stirring = asyncio.create_task(asyncio.to_thread(stir))
+    try:
+        for _ in range(4):
+            await world.stop_agent()
+            await world.start_agent()
+            await world.until(lambda: len(world.sockets()) == 8)
+    finally:
+        ended.set()
+        await stirring
+    assert "Traceback" not in world.raw_log
+
+
 async def test_an_allocate_under_way_is_not_cut_off(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mdpy_hd=4, mtty_1=24)
     world.node.fault("slow-create", parent="mdpy", seconds=1.5, times=1)
     admission = asyncio.create_task(world.admit("mdpy-hd"))
-    await world.until(lambda: under_way(world))
+    await world.until(lambda: world.creates_under_way)
     took = await world.stop_agent()
     print(f"with an Allocate under way ended after {took:.2f} s")
     pod = await admission
@@ -80,7 +99,7 @@ async def test_a_start_under_way_is_not_cut_off(begin: Begin) -> None:
     world.remove(device)
     world.node.fault("slow-create", parent="mdpy", seconds=1.0, times=1)
     start = asyncio.create_task(world.kubelet.start_containers(pod))
-    await world.until(lambda: under_way(world))
+    await world.until(lambda: world.creates_under_way)
     await world.stop_agent()
     await start
     assert device in world.devices
@@ -91,7 +110,7 @@ async def test_a_create_that_hangs_does_not_keep_it(begin: Begin) -> None:
     await world.offers(mdpy_hd=4)
     world.node.fault("slow-create", parent="mdpy", seconds=30, times=1)
     admission = asyncio.create_task(world.admit("mdpy-hd"))
-    await world.until(lambda: under_way(world))
+    await world.until(lambda: world.creates_under_way)
     took = await world.stop_agent(within=STOP_WITHIN)
     print(f"with a create that hangs ended after {took:.2f} s")
     with pytest.raises(AdmissionError):
@@ -130,10 +149,13 @@ async def test_a_kill_at_any_moment_costs_no_pod_its_device_and_leaks_nothing(
     for number in range(3):
         admission = asyncio.create_task(world.run_pod({vfio("mtty-1"): 8}, name=f"p{number}"))
         begun, pause = time.monotonic(), moments.uniform(0.0, 0.04)
-        await world.until(lambda: time.monotonic() - begun > pause)  # noqa: B023
+        await world.until(lambda: time.monotonic() - begun > pause)
         await world.kill_agent()
         with contextlib.suppress(AdmissionError, StartError):
-            await world.kubelet.delete(await admission, linger=0)
+            await admission
+        for pod in world.kubelet.pods:
+            if pod is not kept:
+                await world.kubelet.force_delete(pod)
         await world.start_agent()
         await world.offers(mtty_1=24)
     await world.until(
@@ -151,7 +173,7 @@ async def test_a_kill_in_the_middle_of_an_allocate_leaves_what_the_next_agent_ta
     await world.offers(thing=8)
     world.node.fault("slow-create", parent="second", seconds=30, times=1)
     admission = asyncio.create_task(world.admit({vfio("thing"): 8}))
-    await world.until(lambda: len(world.devices) == 4 and under_way(world))
+    await world.until(lambda: len(world.devices) == 4 and world.creates_under_way)
     await world.kill_agent()
     with pytest.raises(AdmissionError):
         await admission
@@ -196,7 +218,3 @@ async def test_two_agents_by_mistake_do_each_other_and_the_pods_no_harm(begin: B
     world._agent = second
     await world.offers(mdpy_hd=4)
     assert set(world.devices) == world.ids(pod)
-    async with world.plugin(vfio("mtty-1")) as plugin:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await plugin.Allocate(allocate_request([slot(vfio("mtty-1"))]), timeout=1)
-    await world.run_pod("mdpy-hd", name="next")

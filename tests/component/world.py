@@ -209,6 +209,11 @@ class World:
         found = (mdev.find(self.node.paths, path.name) for path in self.node.paths.devices.iterdir())
         return {device.uuid: device for device in found if device is not None}
 
+    @property
+    def creates_under_way(self) -> int:
+        """How many devices a driver is making, which nobody can see yet."""
+        return sum(device.phase == "creating" for device in self.node._journal.load().devices.values())
+
     def create(self, parent: str, type_id: str, uuid: str) -> None:
         """Make a device as somebody else would."""
         self.node.write(self.node.paths.create(parent, type_id), uuid)

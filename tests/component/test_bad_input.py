@@ -1,0 +1,235 @@
+"""Whatever comes in wrong gets a clear answer, and what worked goes on working."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from tests.component.conftest import Begin
+from tests.component.world import NEVER, World, allocate_request, slot, vfio
+
+OWN = slot(vfio("mtty-1"))
+NOT_FOUND, INVALID = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def serves(world: World) -> None:
+    """A pod gets what it asks for."""
+    pod = await world.run_pod("mtty-1", name="sound")
+    await world.kubelet.delete(pod)
+
+
+@pytest.mark.parametrize(
+    ("ids", "code"),
+    [
+        pytest.param([], INVALID, id="none"),
+        pytest.param([OWN, OWN], INVALID, id="twice"),
+        pytest.param([slot(vfio("mtty-1"), 9999)], NOT_FOUND, id="a slot that was never offered"),
+        pytest.param([slot(vfio("mtty-2"))], NOT_FOUND, id="another resource's"),
+        pytest.param([slot(vfio("mtty-1"), node_name="other")], NOT_FOUND, id="another node's"),
+        pytest.param([slot(vfio("mtty-1"), numa_node=0)], NOT_FOUND, id="another NUMA node's"),
+        pytest.param([str(uuid.UUID(int=5))], NOT_FOUND, id="somebody's UUID"),
+        pytest.param([OWN.upper()], NOT_FOUND, id="in capitals"),
+        pytest.param([f"{OWN}\n"], NOT_FOUND, id="with a newline"),
+        pytest.param([f" {OWN}"], NOT_FOUND, id="with a space"),
+        pytest.param([""], NOT_FOUND, id="empty"),
+        pytest.param(["../../../etc/passwd"], NOT_FOUND, id="a path"),
+        pytest.param(["x" * 10_000], NOT_FOUND, id="10 kB"),
+        pytest.param(["\0\x1b[2J\r\n" * 100], NOT_FOUND, id="control characters"),
+        pytest.param(["\uff16\uff44646576-\xe9"], NOT_FOUND, id="not ASCII"),
+        pytest.param([OWN, "x"], NOT_FOUND, id="one right and one wrong"),
+        pytest.param([f"{OWN}{number}" for number in range(20_000)], NOT_FOUND, id="20 000 of them"),
+    ],
+)
+async def test_device_ids_that_make_no_sense_are_refused(
+    begin: Begin, ids: list[str], code: grpc.StatusCode
+) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        for call, request in (
+            (plugin.Allocate, allocate_request(ids)),
+            (plugin.PreStartContainer, pb.PreStartContainerRequest(devices_ids=ids)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await call(request)
+            assert failure.value.code() is code
+            told = failure.value.details() or ""
+            assert told.startswith("vfio.dev/mtty-1: ")
+            assert len(told) < 500
+            assert told.isprintable()
+    assert not world.devices
+    await serves(world)
+
+
+async def test_a_request_for_no_container_or_several_is_refused(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        for containers in ([], [[OWN], [slot(vfio("mtty-1"), 1)]]):
+            with pytest.raises(
+                grpc.aio.AioRpcError, match=f"the request is for {len(containers)} containers"
+            ):
+                await plugin.Allocate(allocate_request(*containers))
+    assert not world.devices
+    await serves(world)
+
+
+async def test_bytes_that_are_no_request_hurt_nobody(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    await world.says("registered", resource=vfio("mtty-1"))
+    path = world.socket(vfio("mtty-1"))
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        for payload in (b"\xff" * 100, b"\x0a\x05\x0a\xff\xff\xff\xff", b"\x0a\x04\x0a\x02\xc3\x28"):
+            call = channel.unary_unary("/v1beta1.DevicePlugin/Allocate")
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(payload)
+    _, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"GET / HTTP/1.1\r\n\r\n" + b"\0" * 4096)
+    writer.close()
+    # gRPC itself says in the log what it could not read; that is no failure of the agent.
+    world.excused = True
+    await serves(world)
+    assert world.agent_runs
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"many\n", b"-1\n", b"1.5\n", b"\xff\xfe\x00\n", b"9" * 100 + b"\n", "٣\n".encode(), None],
+    ids=[
+        "empty",
+        "newline",
+        "word",
+        "negative",
+        "fraction",
+        "not UTF-8",
+        "100 digits",
+        "other digits",
+        "gone",
+    ],
+)
+async def test_a_count_that_can_not_be_read_costs_that_type_alone(
+    begin: Begin, content: bytes | None
+) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4, mdpy_vga=4)
+    world.node.fault("odd-count", parent="mdpy", type="mdpy-hd", content=content)
+    # The file alone tells of nothing; something that happens on the card does.
+    world.create("mdpy", "mdpy-vga", foreign := str(uuid.uuid4()))
+    await world.offers(mdpy_hd=0, mdpy_vga=3, mtty_1=24)
+    world.remove(foreign)
+    await world.offers(mdpy_hd=0, mdpy_vga=4)
+    if content is not None:
+        assert len(world.logged("left out")) == 1
+        assert world.logged("left out")[0]["path"].endswith("mdpy-hd/available_instances")
+    world.node.clear_faults()
+    world.create("mdpy", "mdpy-vga", str(uuid.uuid4()))
+    await world.offers(mdpy_hd=3, mdpy_vga=3)
+
+
+async def test_types_without_a_readable_name_are_offered_by_their_id(begin: Begin) -> None:
+    world = await begin(agent=False, config=f"discovery: {{name: name}}\n{NEVER}")
+    world.node.fault("no-name", parent="mdpy", type="mdpy-hd")
+    name = world.node.paths.type("mbochs", "mbochs-small") / "name"
+    name.unlink()
+    name.write_bytes(b"\xff\xfe\n")
+    await world.start_agent()
+    await world.offers(mdpy_hd=4, mbochs_small=64)
+    await world.kubelet.wait_for(lambda: world.kubelet.allocatable("vfio.dev/Single_port_serial") == 24)
+    assert world.logged("left out", reason="is not UTF-8 and is taken as missing")
+
+
+async def test_things_that_do_not_belong_in_sysfs_are_passed_over(begin: Begin) -> None:
+    world = await begin(agent=False, config=NEVER)
+    paths = world.node.paths
+    (paths.parents / "dangling").symlink_to("../../nowhere")
+    (paths.parents / "a-file").write_text("")
+    (paths.parents / "empty").mkdir()
+    (paths.parents / "mtty" / "mdev_supported_types" / "stray").write_text("")
+    (paths.parents / "mtty" / "mdev_supported_types" / "hollow").mkdir()
+    (paths.parents / "mtty" / "mdev_supported_types" / "bad name\n").mkdir()
+    (paths.parents / "mtty" / OWN).mkdir()
+    (paths.devices / "not-a-device").symlink_to("../../nowhere")
+    await world.start_agent()
+    await world.offers(mtty_1=24, mdpy_hd=4)
+    await world.run_pod("mdpy-hd")
+    assert world.agent_runs
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        ("version: v1\nreclaim: {interwal: 5s}\n", "'interval'"),
+        ("version: v1\nrelcaim: {interval: 5s}\n", "config.yaml:2"),
+        ("version: v1\nreclaim: {grace: soon}\n", "config.yaml:2"),
+        ("version: v1\nreclaim: {enabled: 3}\n", "config.yaml:2"),
+        ("version: v7\n", "config.yaml:1"),
+        ("version: v1\nresources:\n- name: nonsense\n  types: [a]\n", "config.yaml:3"),
+        (
+            "version: v1\nresources:\n- {name: a.b/c, types: [x]}\n- {name: a.b/c, types: [y]}\n",
+            "config.yaml:4",
+        ),
+        ("version: v1\nversion: v1\n", "config.yaml:2"),
+        ("{[", "config.yaml:1"),
+        ("- 1\n", "config.yaml"),
+        ("version: v1\ndiscovery: {domain: kubernetes.io}\n", "kubernetes.io"),
+    ],
+)
+async def test_a_configuration_that_can_not_be_used_ends_with_one_line_and_code_2(
+    begin: Begin, text: str, told: str
+) -> None:
+    world = await begin(agent=False, kubelet=False)
+    path = world.directory / "config.yaml"
+    path.write_text(text)
+    code, said = await run(world, "--config", path)
+    assert code == 2
+    assert said.startswith("mdev-device-plugin: ")
+    assert said.count("\n") == 1
+    assert told in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "/nonexistent/config.yaml"],
+        ["--simulated", "/nonexistent"],
+        ["--log-format", "xml"],
+        ["--log-level", "loud"],
+        ["--misspelt", "1"],
+    ],
+)
+async def test_flags_that_make_no_sense_end_with_one_line_and_code_2(
+    begin: Begin, arguments: list[str]
+) -> None:
+    world = await begin(agent=False, kubelet=False)
+    code, said = await run(world, *arguments)
+    assert code == 2
+    assert said.startswith("mdev-device-plugin: ")
+    assert said.count("\n") == 1
+
+
+async def run(world: World, *arguments: str | Path) -> tuple[int | None, str]:
+    """Run the agent's command to its end; returns its exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deviceplugin", "run", "--kubelet-root", world.kubelet.root),
+        *("--simulated", world.directory / "node", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(10):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode, said.decode()
