@@ -176,7 +176,8 @@ class Node:
                 self.look_again()
 
         try:
-            async with asyncio.TaskGroup() as self._looking:
+            async with asyncio.TaskGroup() as looking:
+                self._looking = looking
                 loop.add_reader(source.fileno(), receive)
                 try:
                     while True:

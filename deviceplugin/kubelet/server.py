@@ -39,6 +39,10 @@ from deviceplugin.kubelet.registration import Registrar, register, was_reached
 log = logging.getLogger(__name__)
 
 SOCKET_PREFIX = "mdev-"
+LISTEN_DEADLINE = 2.0
+"""Seconds from a registration to the kubelet's asking for the list, which it does at once."""
+AFTER_END = 0.05
+"""Seconds from the end of one connection to the next."""
 FINISH = 3.5
 """Seconds that requests under way have to finish when a server ends."""
 LAST_MOMENT = 0.5
@@ -147,8 +151,11 @@ class Endpoint(rpc.DevicePluginServicer):
         """Serve and stay registered; runs until it is cancelled, and then finishes what is under way."""
         while True:
             async with self._served():
-                if await self._register():
+                if await self._register() and await self._listened_to():
                     await self._connection.renew.wait()
+            # A kubelet before 1.37 takes the end of an old stream for the end of whatever is registered
+            # by then: it has to have seen it first.
+            await asyncio.sleep(AFTER_END)
 
     # --- one connection ----------------------------------------------------------------------------
 
@@ -220,6 +227,17 @@ class Endpoint(rpc.DevicePluginServicer):
             call.cancel()
             await asyncio.gather(call, void, return_exceptions=True)
 
+    async def _listened_to(self) -> bool:
+        """Whether the kubelet began to listen; one that took an old end for this one's never does."""
+        connection = self._connection
+        try:
+            async with asyncio.timeout(LISTEN_DEADLINE):
+                await _first_of(connection.listened, connection.renew)
+        except TimeoutError:
+            log.warning("registered, but the kubelet does not listen", extra={"resource": self.resource})
+            return False
+        return True
+
     async def _wait_to_retry(self, seconds: float) -> bool:
         """Wait until it is time to try again; True if there is a reason to hope."""
         try:
@@ -240,6 +258,7 @@ class Endpoint(rpc.DevicePluginServicer):
         """The list, and the list again on every change. Several streams each see all of them."""
         connection = self._connection
         connection.streams += 1
+        connection.listened.set()
         self._on_connection(self.resource, True)
         sent = -1
         try:
@@ -303,6 +322,7 @@ class _Connection:
         self.streams = 0
         self.registrar: Registrar | None = None
         self.registered = False
+        self.listened = asyncio.Event()
         self.renew = asyncio.Event()
         self.ending = asyncio.Event()
         self.idle = asyncio.Event()
