@@ -45,8 +45,8 @@ bench: $(VENV)/.ready  ## the figures of the README, measured here
 
 .PHONY: lint
 lint: $(VENV)/.ready  ## style, types, import contracts
-	@$(BIN)/ruff check deviceplugin
-	@$(BIN)/ruff format --check deviceplugin
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 

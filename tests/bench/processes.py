@@ -51,7 +51,7 @@ def running(module: str, *arguments: str, log: Path) -> Iterator[subprocess.Pope
 async def served(socket: Path) -> None:
     """Wait until a socket is there."""
     async with asyncio.timeout(_END):
-        while not socket.exists():  # noqa: ASYNC110, ASYNC240  # another process makes it
+        while not socket.exists():  # noqa: ASYNC110  # another process makes it
             await asyncio.sleep(0.01)
 
 

@@ -94,7 +94,7 @@ async def test_the_first_of_two_goes_when_the_second_can_not_be_made(begin: Begi
     foreign = set(world.devices)
     ids = [slot(vfio("mdpy-hd"), index) for index in range(2)]
     async with world.plugin(vfio("mdpy-hd")) as plugin:
-        with pytest.raises(grpc.aio.AioRpcError, match="mdpy: EUSERS|is full|no parent could take"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"mdpy: EUSERS|is full|no parent could take"):
             await plugin.Allocate(allocate_request(ids))
     assert set(world.devices) == foreign
     await world.offers(mdpy_hd=1)
@@ -170,7 +170,7 @@ async def test_a_failure_on_hundreds_of_cards_is_told_in_a_sentence_that_can_be_
     world = await begin("s390", config=NEVER)
     await world.kubelet.wait_for(lambda: world.kubelet.allocatable("vfio.dev/vfio_ccw-io") == 200)
     world.node.fault("fail-create", type="vfio_ccw-io", errno=errno.EIO)
-    with pytest.raises(AdmissionError, match="vfio_ccw-io on 0.0.0100: EIO") as failure:
+    with pytest.raises(AdmissionError, match=r"vfio_ccw-io on 0\.0\.0100: EIO") as failure:
         await world.admit("vfio_ccw-io")
     # It travels in an HTTP header and ends up in the pod's status.
     assert len(str(failure.value)) < 2000

@@ -53,12 +53,12 @@ async def test_device_ids_that_make_no_sense_are_refused(
     world = await begin(config=NEVER)
     await world.offers(mtty_1=24)
     async with world.plugin(vfio("mtty-1")) as plugin:
-        for call, request in (
-            (plugin.Allocate, allocate_request(ids)),
-            (plugin.PreStartContainer, pb.PreStartContainerRequest(devices_ids=ids)),
+        for call in (
+            lambda: plugin.Allocate(allocate_request(ids)),
+            lambda: plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids)),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as failure:
-                await call(request)
+                await call()
             assert failure.value.code() is code
             told = failure.value.details() or ""
             assert told.startswith("vfio.dev/mtty-1: ")
@@ -88,7 +88,9 @@ async def test_bytes_that_are_no_request_hurt_nobody(begin: Begin) -> None:
     path = world.socket(vfio("mtty-1"))
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
         for payload in (b"\xff" * 100, b"\x0a\x05\x0a\xff\xff\xff\xff", b"\x0a\x04\x0a\x02\xc3\x28"):
-            call = channel.unary_unary("/v1beta1.DevicePlugin/Allocate")
+            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/v1beta1.DevicePlugin/Allocate"
+            )
             with pytest.raises(grpc.aio.AioRpcError):
                 await call(payload)
     _, writer = await asyncio.open_unix_connection(path)

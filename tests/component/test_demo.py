@@ -99,7 +99,10 @@ def test_a_story_that_does_not_come_true_says_so_and_fails(temporary: Path) -> N
 
 def test_on_a_terminal_the_node_is_seen_below_the_story(temporary: Path) -> None:
     pytest.importorskip("rich")
-    hasty = "from deviceplugin.simulator import screen as s\ns._TITLE = s._LINE = s._QUOTE = s._PER_CHARACTER = 0\n"
+    hasty = (
+        "from deviceplugin.simulator import screen as s\n"
+        "s._TITLE = s._LINE = s._QUOTE = s._PER_CHARACTER = 0\n"
+    )
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", hasty + MAIN],

@@ -16,7 +16,7 @@ Q = vfio("nvidia-230")
 
 
 async def preferred(
-    plugin: rpc.DevicePluginStub, available: Sequence[str], size: int, required: Sequence[str] = ()
+    plugin: rpc.DevicePluginAsyncStub, available: Sequence[str], size: int, required: Sequence[str] = ()
 ) -> list[str]:
     container = pb.ContainerPreferredAllocationRequest(
         available_deviceIDs=available, must_include_deviceIDs=required, allocation_size=size

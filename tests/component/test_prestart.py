@@ -165,7 +165,7 @@ async def test_an_unreadable_checkpoint_fails_the_start_of_a_device_nobody_remem
     await world.until(lambda: len(world.logged("registered", resource=vfio("mtty-1"))) == 2)
     await world.offers(mtty_1=24)
     await world.kubelet.damage_checkpoint("corrupt")
-    with pytest.raises(StartError, match="checkpoint .* can't be understood"):
+    with pytest.raises(StartError, match=r"checkpoint .* can't be understood"):
         await world.kubelet.restart_container(pod, "c")
     await world.kubelet.damage_checkpoint(None)
     await world.kubelet.restart_container(pod, "c")

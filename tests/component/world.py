@@ -172,7 +172,10 @@ class World:
     async def calm(self, *resources: str) -> None:
         """Wait until the agent listens and has nothing more to say of these resources."""
         for resource in resources:
-            await self.kubelet.wait_for(lambda r=resource: self.kubelet.list_messages(r).count > 0, PATIENCE)
+            await self.kubelet.wait_for(self._was_told_of(resource), PATIENCE)
+
+    def _was_told_of(self, resource: str) -> Callable[[], bool]:
+        return lambda: self.kubelet.list_messages(resource).count > 0
 
     # --- pods --------------------------------------------------------------------------------------
 
@@ -250,7 +253,7 @@ class World:
         return self.kubelet.plugin_directory / str(self.logged("registered", resource=resource)[-1]["socket"])
 
     @contextlib.asynccontextmanager
-    async def plugin(self, resource: str) -> AsyncIterator[rpc.DevicePluginStub]:
+    async def plugin(self, resource: str) -> AsyncIterator[rpc.DevicePluginAsyncStub]:
         """The endpoint of a resource, to be called as no kubelet would."""
         await self.says("registered", resource=resource)
         options = [("grpc.use_local_subchannel_pool", 1)]

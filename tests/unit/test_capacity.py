@@ -60,7 +60,7 @@ def make(node: NodeDescription, state: State, parent: str, type_id: str, uuid: s
 
 
 def most(card: Card, state: State, types: frozenset[str], parents: frozenset[str]) -> int:
-    """How many devices of some types can be made on some parents of a card at the most, by trying all ways."""
+    """How many devices of some types some parents of a card can carry at the most, by trying all ways."""
     devices = state.on(card.parents)
     free = len(parents - {device.parent for device in devices}) if card.model.vfs else 10**6
 
@@ -211,7 +211,10 @@ def steal() -> Moment:
         ),
     )
     one = Model(
-        driver="driver", bus="pci", pools={"memory": 4}, types=(TypeDescription(id="t1", takes={"memory": 1}),)
+        driver="driver",
+        bus="pci",
+        pools={"memory": 4},
+        types=(TypeDescription(id="t1", takes={"memory": 1}),),
     )
     cards = (
         Card(address="0000:00:00.0", model=both, numa=None, parents=("0000:00:00.0",)),

@@ -251,7 +251,7 @@ async def test_a_checkpoint_that_vanished_is_no_proof(
     monkeypatch.setattr(memory, "REWRITE_DEADLINE", 0.05)
     kubelet.write(written(entry([ONE])))
     with pytest.raises(KubeletError, match="did not rewrite"):
-        await kubelet.memory(Line(lambda: os.unlink(kubelet.paths.checkpoint))).devices_now()
+        await kubelet.memory(Line(kubelet.paths.checkpoint.unlink)).devices_now()
 
 
 async def test_without_a_stream_there_is_no_proof(kubelet: Kubelet) -> None:

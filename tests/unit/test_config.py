@@ -76,7 +76,10 @@ def test_a_file_that_says_no_more_than_its_version_changes_nothing(tmp_path: Pat
 def test_selectors_and_names_arrive_where_they_belong(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
-        "version: v1\ndiscovery: {name: name, domain: example.org, exclude: ['*C']}\nresources:\n- name: a/b\n"
+        "version: v1\n"
+        "discovery: {name: name, domain: example.org, exclude: ['*C']}\n"
+        "resources:\n"
+        "- name: a/b\n"
         "  types: ['*Q']\n  placement: spread\n  max: null\n"
         "  parents: {addresses: ['0000:3b:*'], drivers: [nvidia], numaNodes: [0, 1]}\n"
         "  attributes: {second: '2', first: '1'}\n",

@@ -35,7 +35,7 @@ def exists(kernel: SimulatedKernel, uuid: str = UUID) -> bool:
 
 
 def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_device_that_nobody_uses_is_removed(kernel: SimulatedKernel, group: int) -> None:

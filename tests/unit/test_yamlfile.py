@@ -96,8 +96,10 @@ def test_an_error_names_the_file_and_the_line(
         ("version: v1\nreclaim:\n  graze: 1s\n", 3, "unknown key 'graze'; did you mean 'grace'?"),
         ("version: v1\nresources:\n- name: a/b\n  type: [a]\n", 4, "'type'; did you mean 'types'?"),
         (
-            "version: v1\nresources:\n- name: a/b\n  types: [a]\n- name: a/c\n  types: [a]\n"
-            "  parents:\n    numanodes: [0]\n",
+            (
+                "version: v1\nresources:\n- name: a/b\n  types: [a]\n- name: a/c\n  types: [a]\n"
+                "  parents:\n    numanodes: [0]\n"
+            ),
             8,
             "'numanodes'; did you mean 'numaNodes'?",
         ),
