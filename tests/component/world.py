@@ -1,7 +1,7 @@
 """A node, a kubelet and an agent, each as real as it gets without hardware and without a cluster.
 
-The agent is a process of its own, the sockets are real ones, the node is the simulator's. Tests wait for
-conditions, never for time to pass.
+The agent is a process of its own and the sockets are real ones. Tests wait for conditions, never for time
+to pass.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import grpc.aio
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.host import mdev
+from deviceplugin.host.kernel import Kernel
 from deviceplugin.inventory.slots import SlotId, resource_hash
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.simulator.description import load, parse
@@ -41,15 +42,24 @@ def vfio(type_id: str) -> str:
     return f"vfio.dev/{type_id}"
 
 
-class World:
-    """Everything that a test plays with. ``directory`` has to have a short path."""
+class Stage:
+    """An agent between a kubelet and some node. ``directory`` has to have a short path.
+
+    Args:
+        options: what tells the agent which node that is.
+    """
 
     def __init__(
-        self, directory: Path, node: str | Path, *, config: str, text: str | None, kubelet: Mapping[str, Any]
+        self,
+        directory: Path,
+        kernel: Kernel,
+        *options: str | Path,
+        config: str,
+        kubelet: Mapping[str, Any],
     ) -> None:
         self.directory = directory
-        description = load(node) if text is None else parse(text, origin="test")
-        self.node = SimulatedKernel.build(directory / "node", description)
+        self.kernel = kernel
+        self._options = options
         self.kubelet = SimulatedKubelet(directory / "k", **{"list_empty_for": 0.0, **kubelet})
         self.excused = False
         """Whether the agent may end badly or log errors."""
@@ -73,7 +83,7 @@ class World:
                 sys.executable,
                 *(("-m", "deviceplugin") if code is None else ("-c", code)),
                 "run",
-                *("--simulated", self.directory / "node"),
+                *self._options,
                 *("--kubelet-root", self.kubelet.root),
                 *("--config", self._config),
                 *("--log-format", "json", "--node-name", node_name),
@@ -209,34 +219,17 @@ class World:
     @property
     def devices(self) -> dict[str, Device]:
         """Every device of the node, by UUID."""
-        found = (mdev.find(self.node.paths, path.name) for path in self.node.paths.devices.iterdir())
+        paths = self.kernel.paths
+        found = (mdev.find(paths, path.name) for path in paths.devices.iterdir())
         return {device.uuid: device for device in found if device is not None}
-
-    @property
-    def creates_under_way(self) -> int:
-        """How many devices a driver is making, which nobody can see yet."""
-        return sum(device.phase == "creating" for device in self.node._journal.load().devices.values())
 
     def create(self, parent: str, type_id: str, uuid: str) -> None:
         """Make a device as somebody else would."""
-        self.node.write(self.node.paths.create(parent, type_id), uuid)
+        self.kernel.write(self.kernel.paths.create(parent, type_id), uuid)
 
     def remove(self, uuid: str) -> None:
         """Remove a device as somebody else would."""
-        self.node.write(self.node.paths.remove(uuid), "1")
-
-    def mark(self, uuid: str) -> None:
-        """Leave something behind in a device, as a VM does."""
-        (self.node.paths.device(uuid) / "left-behind").write_text("somebody's secret")
-
-    def is_marked(self, uuid: str) -> bool:
-        return (self.node.paths.device(uuid) / "left-behind").exists()
-
-    @contextlib.contextmanager
-    def vm(self, uuid: str) -> Iterator[VirtualMachine]:
-        """Have a VM hold a device."""
-        with hold(self.node, uuid) as machine:
-            yield machine
+        self.kernel.write(self.kernel.paths.remove(uuid), "1")
 
     async def beside(self, function: Callable[[], object]) -> None:
         """Do something that may block."""
@@ -293,6 +286,36 @@ class World:
                 await self._agent.wait()
             self._agent = None
         return wrong
+
+
+class World(Stage):
+    """A stage whose node is simulated, so that a test can play with that too."""
+
+    def __init__(
+        self, directory: Path, node: str | Path, *, config: str, text: str | None, kubelet: Mapping[str, Any]
+    ) -> None:
+        description = load(node) if text is None else parse(text, origin="test")
+        self.node = SimulatedKernel.build(directory / "node", description)
+        options = ("--simulated", directory / "node")
+        super().__init__(directory, self.node, *options, config=config, kubelet=kubelet)
+
+    @property
+    def creates_under_way(self) -> int:
+        """How many devices a driver is making, which nobody can see yet."""
+        return sum(device.phase == "creating" for device in self.node._journal.load().devices.values())
+
+    def mark(self, uuid: str) -> None:
+        """Leave something behind in a device, as a VM does."""
+        (self.node.paths.device(uuid) / "left-behind").write_text("somebody's secret")
+
+    def is_marked(self, uuid: str) -> bool:
+        return (self.node.paths.device(uuid) / "left-behind").exists()
+
+    @contextlib.contextmanager
+    def vm(self, uuid: str) -> Iterator[VirtualMachine]:
+        """Have a VM hold a device."""
+        with hold(self.node, uuid) as machine:
+            yield machine
 
 
 def slot(resource: str, index: int = 0, *, numa_node: int | None = None, node_name: str = NODE_NAME) -> str:
