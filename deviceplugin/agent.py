@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from deviceplugin.allocation import Allocation
-from deviceplugin.config import Config
 from deviceplugin.errors import KubeletError, PluginError
 from deviceplugin.handover import Handover, hand_over
 from deviceplugin.host.kernel import Kernel
@@ -32,6 +31,7 @@ from deviceplugin.kubelet.registration import remove_stale_sockets, watch
 from deviceplugin.kubelet.server import SOCKET_PREFIX, Endpoint
 from deviceplugin.ledger import Ledger
 from deviceplugin.reclaim import Reclaim
+from deviceplugin.settings import Config
 from deviceplugin.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)

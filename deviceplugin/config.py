@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +22,7 @@ from deviceplugin.inventory.resources import (
     name_problem,
 )
 from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS
+from deviceplugin.settings import Config, ReclaimSettings
 from deviceplugin.yamlfile import Steps, read_yaml
 
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(ms|s|m|h)", re.ASCII)
@@ -34,26 +34,6 @@ MIN_GRACE = 0.5
 """Seconds: between the answer to an Allocate and the kubelet's note of it nothing protects a device."""
 MIN_INTERVAL = 0.1
 """Seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReclaimSettings:
-    """How devices are taken back."""
-
-    enabled: bool = True
-    grace: float = 10.0
-    """Seconds in which a device is left alone after the kubelet asked for it."""
-    interval: float = 5.0
-    """Seconds between rounds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What the agent is to do, checked and ready."""
-
-    discovery: Discovery = field(default_factory=Discovery)
-    resources: tuple[Resource, ...] = ()
-    reclaim: ReclaimSettings = field(default_factory=ReclaimSettings)
 
 
 # --- the file's own form -------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import NoReturn, Protocol
 
-from deviceplugin.config import ReclaimSettings
 from deviceplugin.errors import DeviceBusy, HostError, KubeletError
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
 from deviceplugin.ledger import Ledger
+from deviceplugin.settings import ReclaimSettings
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,12 @@ from deviceplugin.cli.options import (
     simulated_option,
 )
 from deviceplugin.cli.tables import NOTHING, note, print_json, table
-from deviceplugin.config import Config, load
+from deviceplugin.config import load
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.offer import offer
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.settings import Config
 
 _HEADER = ("RESOURCE", "DEVICES", "BY NUMA NODE", "TYPES, PREFERRED FIRST")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deviceplugin.config import Config
 from deviceplugin.host import mdev
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Parent, Snapshot
+from deviceplugin.settings import Config
 
 NO_BUS = (
     "this machine has no mediated device driver loaded: there is no /sys/class/mdev_bus. "

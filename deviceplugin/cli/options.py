@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from deviceplugin.config import Config, load
 from deviceplugin.host.kernel import Kernel, LinuxKernel
 from deviceplugin.host.paths import HostPaths
+from deviceplugin.settings import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -93,7 +93,12 @@ def kernel_for(simulated: Path | None, host_root: Path | None = None) -> Kernel:
 
 
 def config_for(path: Path | None) -> Config:
-    return load(path) if path is not None else Config()
+    if path is None:
+        return Config()
+    # Imported here, since reading a file takes libraries that an agent without one does without.
+    from deviceplugin.config import load
+
+    return load(path)
 
 
 def node_name_for(name: str | None) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 MARK = "6d646576"
 MAX_SLOTS = 1 << 14
@@ -26,6 +27,8 @@ MAX_NUMA_NODE = 0xFFE
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _VARIANT = 0x8000
+_REMEMBERED = 1 << 13
+"""IDs whose meaning is remembered: each change on the node asks for all of them again."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,9 +40,14 @@ class SlotId:
     resource_hash: int
 
     def __str__(self) -> str:
-        digits = f"{self.resource_hash:016x}"
-        node = 0 if self.numa_node is None else self.numa_node + 1
-        return f"{MARK}-{digits[:4]}-8{node:03x}-{_VARIANT | self.index:04x}-{digits[4:]}"
+        return _text(self)
+
+
+@lru_cache(_REMEMBERED)
+def _text(slot: SlotId) -> str:
+    digits = f"{slot.resource_hash:016x}"
+    node = 0 if slot.numa_node is None else slot.numa_node + 1
+    return f"{MARK}-{digits[:4]}-8{node:03x}-{_VARIANT | slot.index:04x}-{digits[4:]}"
 
 
 def is_uuid(text: str) -> bool:
@@ -47,6 +55,7 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
+@lru_cache(_REMEMBERED)
 def parse(text: str) -> SlotId | None:
     """Take a device ID apart; None for whatever is not one of this plugin's."""
     if not is_uuid(text) or not text.startswith(MARK) or text[14] != "8" or text[19] not in "89ab":

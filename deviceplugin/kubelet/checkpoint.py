@@ -9,11 +9,12 @@ be verified from outside; the file is replaced as a whole, so it is never half w
 from __future__ import annotations
 
 import base64
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import msgspec
 from google.protobuf.message import DecodeError
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
@@ -32,26 +33,6 @@ class Checkpoint:
     @property
     def devices(self) -> frozenset[str]:
         return frozenset(self.paths)
-
-
-class _Entry(msgspec.Struct, frozen=True):
-    device_ids: dict[str, tuple[str, ...] | None] | tuple[str, ...] | None = msgspec.field(name="DeviceIDs")
-    alloc_resp: str | None = msgspec.field(name="AllocResp", default=None)
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        # A mapping by NUMA node today; kubelets before 1.20 wrote a plain list.
-        if isinstance(self.device_ids, dict):
-            return tuple(uuid for ids in self.device_ids.values() for uuid in ids or ())
-        return self.device_ids or ()
-
-
-class _Data(msgspec.Struct, frozen=True):
-    entries: tuple[_Entry, ...] | None = msgspec.field(name="PodDeviceEntries")
-
-
-class _File(msgspec.Struct, frozen=True):
-    data: _Data = msgspec.field(name="Data")
 
 
 def version(path: Path) -> tuple[int, int, int] | None:
@@ -87,16 +68,39 @@ def parse(content: bytes, path: Path) -> dict[str, frozenset[str]]:
     Raises:
         KubeletError: it can't be understood.
     """
+    found: dict[str, set[str]] = {}
     try:
-        file = msgspec.json.decode(content, type=_File)
-        found: dict[str, set[str]] = {}
-        for entry in file.data.entries or ():
-            response = pb.ContainerAllocateResponse.FromString(base64.b64decode(entry.alloc_resp or ""))
-            for uuid in entry.ids:
+        for entry in _list(json.loads(content)["Data"]["PodDeviceEntries"]):
+            answer = entry.get("AllocResp")
+            encoded = b"" if answer is None else base64.b64decode(answer)
+            response = pb.ContainerAllocateResponse.FromString(encoded)
+            for uuid in _ids(entry["DeviceIDs"]):
                 found.setdefault(uuid, set()).update(node.host_path for node in response.devices)
-    except (msgspec.DecodeError, RecursionError, ValueError, DecodeError) as error:
-        raise KubeletError(f"the kubelet's checkpoint {path} can't be understood: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DecodeError) as error:
+        raise KubeletError(f"the kubelet's checkpoint {path} can't be understood: {error!r}") from error
     return {uuid: frozenset(paths) for uuid, paths in found.items()}
+
+
+def _ids(by_node: Any) -> list[str]:
+    """An entry's device IDs: by NUMA node today, and a plain list before Kubernetes 1.20.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    groups = by_node.values() if isinstance(by_node, dict) else [by_node]
+    ids = [uuid for group in groups for uuid in _list(group)]
+    if not all(isinstance(uuid, str) for uuid in ids):
+        raise TypeError("a device ID that is no text")
+    return ids
+
+
+def _list(value: Any) -> list[Any]:
+    """A list; Go writes an empty one as null. Anything else must not be taken for one without devices."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise TypeError(f"a list was expected, and {type(value).__name__} was found")
+    return value
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deviceplugin import config
-from deviceplugin.config import Config, ReclaimSettings
 from deviceplugin.errors import ConfigError
 from deviceplugin.inventory.resources import Discovery, ParentSelector, Placement, Resource
+from deviceplugin.settings import Config, ReclaimSettings
 
 FROM_THE_DESIGN = """
 version: v1
