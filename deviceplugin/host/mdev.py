@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from deviceplugin.inventory.snapshot import Device, Parent, ParentType, PciId, S
 
 _PAGE = 4096
 """The most that a sysfs attribute can hold."""
+_TRIES = 4
+_MOMENT = 0.001
+"""Seconds in which a device is usually made; what is still between two states then is taken as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +139,15 @@ class _Reader:
 
     def parent(self, link: str, address: str, known: Parent | None) -> Parent:
         path = os.path.realpath(link)
-        types = []
-        type_root = f"{path}/mdev_supported_types"
-        earlier = {entry.id: entry for entry in known.types} if known is not None else {}
-        for type_id in sorted(os.listdir(type_root)):
-            entry = self.type(f"{type_root}/{type_id}", type_id, earlier.get(type_id))
-            if entry is not None:
-                types.append(entry)
-        devices = [
-            device
-            for name in sorted(os.listdir(path))
-            if slots.is_uuid(name) and (device := _device(f"{path}/{name}", name, address))
-        ]
+        names = _device_names(path)
+        for _ in range(_TRIES):
+            types = self.types(path, known)
+            devices = [device for name in names if (device := _device(f"{path}/{name}", name, address))]
+            before, names = names, _device_names(path)
+            if len(devices) == len(before) and before == names:
+                break
+            # A device is coming or going: counts and devices are not of the same moment.
+            time.sleep(_MOMENT)
         if known is not None:
             return Parent(
                 address, known.card, known.driver, known.numa_node, known.pci, tuple(types), tuple(devices)
@@ -160,6 +161,15 @@ class _Reader:
             types=tuple(types),
             devices=tuple(devices),
         )
+
+    def types(self, path: str, known: Parent | None) -> list[ParentType]:
+        root = f"{path}/mdev_supported_types"
+        earlier = {entry.id: entry for entry in known.types} if known is not None else {}
+        found = (
+            self.type(f"{root}/{type_id}", type_id, earlier.get(type_id))
+            for type_id in sorted(os.listdir(root))
+        )
+        return [entry for entry in found if entry is not None]
 
     def type(self, path: str, type_id: str, known: ParentType | None) -> ParentType | None:
         attribute = f"{path}/available_instances"
@@ -203,6 +213,10 @@ class _Reader:
         except OSError as error:
             self.fault(path, _why(error))
         return ""
+
+
+def _device_names(path: str) -> list[str]:
+    return sorted(name for name in os.listdir(path) if slots.is_uuid(name))
 
 
 def _device(path: str, uuid: str, parent: str) -> Device | None:

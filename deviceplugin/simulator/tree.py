@@ -100,23 +100,38 @@ class Tree:
     def sync(self, old: State, new: State) -> None:
         """Take the tree from one state to the next."""
         for card in self._cards(new.touched):
-            for address in card.parents:
-                if old.away.get(address) != new.away.get(address):
-                    self._parent(card, address, new)
-                    self._names(card, new)
+            self._sync_parents(card, old, new)
             before = {device.uuid: device for device in old.on(card.parents)}
             after = {device.uuid: device for device in new.on(card.parents)}
-            for uuid in before.keys() - after.keys():
-                self._drop(uuid, self.directory(before[uuid].parent, card) / uuid)
-            if old.faults != new.faults:
-                self._names(card, new)
-            earlier, counts = self._counts(card, old), self._counts(card, new)
-            for key, content in counts.items():
-                if earlier.get(key) != content:
-                    self._count(card, *key, content)
+            # As in the kernel, a device has its directory before the driver counts it and its type after,
+            # and loses them the other way round.
+            for device in after.values():
+                if device.phase == "alive":
+                    (self.directory(device.parent, card) / device.uuid).mkdir(exist_ok=True)
+            gone = before.keys() - after.keys()
+            going = [self.directory(before[uuid].parent, card) / uuid for uuid in gone]
+            for directory in going:
+                (directory / "mdev_type").unlink(missing_ok=True)
+            self._recount(card, old, new)
+            for directory in going:
+                self._drop(directory.name, directory)
             for uuid, device in after.items():
                 if before.get(uuid) != device:
                     self._device(card, device)
+
+    def _sync_parents(self, card: Card, old: State, new: State) -> None:
+        for address in card.parents:
+            if old.away.get(address) != new.away.get(address):
+                self._parent(card, address, new)
+                self._names(card, new)
+        if old.faults != new.faults:
+            self._names(card, new)
+
+    def _recount(self, card: Card, old: State, new: State) -> None:
+        earlier, counts = self._counts(card, old), self._counts(card, new)
+        for key, content in counts.items():
+            if earlier.get(key) != content:
+                self._count(card, *key, content)
 
     def repair(self, state: State, cards: Iterable[Card]) -> None:
         """Make the tree of some cards what the state says, whatever it is now."""
@@ -219,7 +234,7 @@ class Tree:
             for path in (bus, listed, here / "mdev_type", here / "remove"):
                 path.unlink(missing_ok=True)
             return
-        if not here.exists():
+        if not (here / "remove").exists():
             self._directory_of(card, device, here)
         for name, value in device.values.items():
             self._files.put(
