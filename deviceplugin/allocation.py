@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
-from itertools import combinations
 
 from deviceplugin import handover
 from deviceplugin.errors import (
@@ -26,6 +25,7 @@ from deviceplugin.errors import (
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.placement import Seat, seated, seats
+from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device, Snapshot
 from deviceplugin.ledger import Ledger
@@ -36,8 +36,6 @@ DEADLINE = 6.0
 """Seconds that a request may take: the kubelet's sync loop waits for it."""
 _TOLD = 8
 """Refusals that an error message tells of."""
-_NUMA_NODES = 8
-"""So many are tried in all combinations; a machine with more gets what comes."""
 _SHOWN = 64
 """Characters of a foreign ID that an error message repeats."""
 
@@ -123,23 +121,9 @@ class Allocation:
 
         Never fails: what makes no sense is left out of the choice.
         """
-        must = tuple(dict.fromkeys(required))
-        others = [uuid for uuid in dict.fromkeys(available) if uuid not in must]
-        count = max(0, min(size - len(must), len(others)))
-        existing = self._node.snapshot.devices
-        fresh = {uuid for uuid in others if uuid in existing and self._ledger.is_fresh(uuid)}
-
-        def rank(uuid: str) -> tuple[object, ...]:
-            slot = slots.parse(uuid)
-            return (uuid not in fresh, uuid in existing, slot.index if slot else 0, uuid)
-
-        ranked = sorted(others, key=rank)
-        most = min(count, len(fresh))
-        for nodes in _node_sets({_numa_node(uuid) for uuid in must}, {_numa_node(uuid) for uuid in others}):
-            chosen = [uuid for uuid in ranked if _numa_node(uuid) in nodes][:count]
-            if len(chosen) == count and len(fresh.intersection(chosen)) == most:
-                return (*must, *chosen)
-        return (*must, *ranked[:count])
+        existing = self._node.snapshot.devices.keys()
+        fresh = {uuid for uuid in available if uuid in existing and self._ledger.is_fresh(uuid)}
+        return preferred(available, required, size, existing=existing, fresh=fresh)
 
     def close(self) -> None:
         """Give up waiting for what drivers still hold; the next agent finds it."""
@@ -356,17 +340,3 @@ def _about(resource: Resource, device: Device) -> dict[str, object]:
         "parent": device.parent,
         "group": device.group,
     }
-
-
-def _node_sets(required: set[int | None], others: set[int | None]) -> Iterator[set[int | None]]:
-    """Sets of NUMA nodes that contain the required ones, the smallest first."""
-    more = sorted(others - required, key=lambda node: -1 if node is None else node)
-    if len(more) <= _NUMA_NODES:
-        for extra in range(len(more) + 1):
-            for chosen in combinations(more, extra):
-                yield required.union(chosen)
-
-
-def _numa_node(uuid: str) -> int | None:
-    slot = slots.parse(uuid)
-    return None if slot is None else slot.numa_node

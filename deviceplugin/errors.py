@@ -14,7 +14,7 @@
     │   └── TooSlow             … because the driver did not answer in time
     └── KubeletError            the kubelet did not answer, or not as it should
 
-Every message is whole sentences. ``kubelet.server`` turns them into gRPC status codes, and ``cli`` into
+Every message is whole sentences. ``kubelet.translation`` turns them into gRPC status codes, and ``cli`` into
 exit codes; nothing else does either.
 """
 

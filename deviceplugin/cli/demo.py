@@ -6,8 +6,8 @@ import asyncio
 
 import click
 
-from deviceplugin.simulator.demo import perform
-from deviceplugin.simulator.processes import WentWrong
+from deviceplugin.simulator.demo.demo import perform
+from deviceplugin.simulator.demo.processes import WentWrong
 
 
 @click.command("demo")

@@ -86,7 +86,7 @@ def kernel_for(simulated: Path | None, host_root: Path | None = None) -> Kernel:
         raise click.UsageError("--simulated and --host-root exclude each other")
     if simulated is not None:
         # Imported here, since a real node never needs it.
-        from deviceplugin.simulator.kernel import SimulatedKernel
+        from deviceplugin.simulator.node.kernel import SimulatedKernel
 
         return SimulatedKernel(simulated)
     return LinuxKernel(HostPaths(host_root) if host_root is not None else None)

@@ -18,9 +18,9 @@ from deviceplugin.cli.tables import note, table
 from deviceplugin.errors import ConfigError, HostError
 from deviceplugin.host import mdev, vfio
 from deviceplugin.inventory import slots
-from deviceplugin.simulator import description
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.vm import hold
+from deviceplugin.simulator.node import description
+from deviceplugin.simulator.node.kernel import SimulatedKernel
+from deviceplugin.simulator.node.vm import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,8 @@ import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 import grpc
 import grpc.aio
@@ -24,18 +23,14 @@ import grpc.aio
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.errors import (
-    AllocationError,
     BadRequest,
     KubeletError,
-    NoRoom,
-    PluginError,
-    TooSlow,
-    UnknownDevice,
 )
 from deviceplugin.handover import Handover
-from deviceplugin.inventory.offer import Offer, OfferedSlot
+from deviceplugin.inventory.offer import Offer
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar, register, was_reached
+from deviceplugin.kubelet.translation import Context, granted, offered, translated
 
 log = logging.getLogger(__name__)
 
@@ -49,22 +44,8 @@ FINISH = 3.5
 LAST_MOMENT = 0.5
 """Seconds that streams have to end after that."""
 FIRST_RETRY = 0.1
-_MAX_DETAILS = 2000
-"""Characters of an error: it travels in a header, and headers have a limit."""
 LAST_RETRY = 5.0
 """Seconds between attempts to register; each doubles the time, and a new kubelet socket resets it."""
-
-_CODES: tuple[tuple[type[PluginError], grpc.StatusCode], ...] = (
-    (BadRequest, grpc.StatusCode.INVALID_ARGUMENT),
-    (UnknownDevice, grpc.StatusCode.NOT_FOUND),
-    (NoRoom, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (TooSlow, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (AllocationError, grpc.StatusCode.FAILED_PRECONDITION),
-    (KubeletError, grpc.StatusCode.UNAVAILABLE),
-    (PluginError, grpc.StatusCode.INTERNAL),
-)
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Backend(Protocol):
@@ -123,7 +104,7 @@ class Endpoint(rpc.DevicePluginServicer):
         """Advertise this from now on; sent only if it differs."""
         if offer != self._offer:
             self._offer = offer
-            self._response = _list(offer)
+            self._response = offered(offer)
             self.resend()
 
     def resend(self) -> None:
@@ -298,19 +279,19 @@ class Endpoint(rpc.DevicePluginServicer):
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         """Make the devices of one container."""
         count = len(request.container_requests)
-        async with self._connection.request(), _translated(context):
+        async with self._connection.request(), translated(context):
             if count != 1:
                 raise BadRequest(
                     f"{self.resource}: the request is for {count} containers, and the kubelet sends one each"
                 )
             given = await self._backend.allocate(self.resource, request.container_requests[0].devices_ids)
-            return pb.AllocateResponse(container_responses=[_container(given)])
+            return pb.AllocateResponse(container_responses=[granted(given)])
 
     async def PreStartContainer(  # noqa: N802
         self, request: pb.PreStartContainerRequest, context: Context
     ) -> pb.PreStartContainerResponse:
         """Have the devices ready before a container starts."""
-        async with self._connection.request(), _translated(context):
+        async with self._connection.request(), translated(context):
             await self._backend.prepare(self.resource, request.devices_ids)
         return pb.PreStartContainerResponse()
 
@@ -343,17 +324,6 @@ class _Connection:
                 self.idle.set()
 
 
-@contextlib.asynccontextmanager
-async def _translated(context: Context) -> AsyncIterator[None]:
-    """The one place where errors become gRPC status codes."""
-    try:
-        yield
-    except PluginError as error:
-        code = next(code for kind, code in _CODES if isinstance(error, kind))
-        log.warning("request refused: %s", error, extra={"code": code.name})
-        await context.abort(code, str(error)[:_MAX_DETAILS])
-
-
 def _bound(server: grpc.aio.Server, path: Path) -> bool:
     """Have the server listen on a socket that only its owner can reach; False if there can't be one."""
     try:
@@ -372,27 +342,3 @@ async def _first_of(*events: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-
-
-def _list(offer: Offer) -> pb.ListAndWatchResponse:
-    return pb.ListAndWatchResponse(devices=map(_device, offer.slots))
-
-
-@lru_cache(1 << 13)
-def _device(slot: OfferedSlot) -> pb.Device:
-    """A line of the list. Nothing changes it: appending it to a message makes a copy."""
-    numa = None if slot.numa_node is None else pb.TopologyInfo(nodes=[pb.NUMANode(ID=slot.numa_node)])
-    return pb.Device(ID=slot.id, health="Healthy" if slot.healthy else "Unhealthy", topology=numa)
-
-
-def _container(given: Handover) -> pb.ContainerAllocateResponse:
-    return pb.ContainerAllocateResponse(
-        envs=given.environment,
-        annotations=given.annotations,
-        devices=[
-            pb.DeviceSpec(
-                container_path=node.container_path, host_path=node.host_path, permissions=node.permissions
-            )
-            for node in given.nodes
-        ],
-    )

@@ -8,8 +8,8 @@ import uuid
 from pathlib import Path
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 from .figures import Figure, percentile
 from .listener import Listener

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from deviceplugin.simulator.description import parse
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.kubelet import ContainerSpec, PodSpec, SimulatedKubelet
+from deviceplugin.simulator.kubelet.kubelet import ContainerSpec, PodSpec, SimulatedKubelet
+from deviceplugin.simulator.node.description import parse
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 from .figures import Figure
 from .processes import agent, cpu_seconds, memory_mib

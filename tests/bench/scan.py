@@ -11,8 +11,8 @@ from typing import Any
 from unittest import mock
 
 from deviceplugin.host import mdev
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 from .figures import Figure
 

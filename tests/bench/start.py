@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from deviceplugin.simulator.description import parse
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import parse
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 from .figures import Figure
 from .listener import Listener

@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
-from deviceplugin.simulator.kubelet import AdmissionError
+from deviceplugin.simulator.kubelet.kubelet import AdmissionError
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, allocate_request, slot, vfio
 

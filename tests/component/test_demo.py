@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deviceplugin.simulator.demo import _is_live
+from deviceplugin.simulator.demo.demo import _is_live
 
 LIMIT = 60
 """Seconds; it takes about ten."""
@@ -83,7 +83,7 @@ def test_an_interrupted_story_leaves_nothing_behind(temporary: Path, number: sig
 
 def test_a_story_that_does_not_come_true_says_so_and_fails(temporary: Path) -> None:
     spoilt = (
-        "from deviceplugin.simulator import processes, stage\n"
+        "from deviceplugin.simulator.demo import processes, stage\n"
         "processes.PATIENCE = stage.PATIENCE = 3\n"
         "stage.CONFIG = stage.CONFIG.replace('grace: 1s', 'enabled: false')\n"
     )
@@ -100,7 +100,7 @@ def test_a_story_that_does_not_come_true_says_so_and_fails(temporary: Path) -> N
 def test_on_a_terminal_the_node_is_seen_below_the_story(temporary: Path) -> None:
     pytest.importorskip("rich")
     hasty = (
-        "from deviceplugin.simulator import screen as s\n"
+        "from deviceplugin.simulator.demo import screen as s\n"
         "s._TITLE = s._LINE = s._QUOTE = s._PER_CHARACTER = 0\n"
     )
     ours, theirs = pty.openpty()

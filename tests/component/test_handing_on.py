@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deviceplugin.simulator.kubelet import AdmissionError, ContainerSpec, PodSpec
+from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, PodSpec
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, World, vfio
 

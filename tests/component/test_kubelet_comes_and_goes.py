@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from deviceplugin.simulator.plugins import Version
+from deviceplugin.simulator.kubelet.plugins import Version
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, World, vfio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from deviceplugin.simulator.vm import VirtualMachine
+from deviceplugin.simulator.node.vm import VirtualMachine
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, World, vfio
 

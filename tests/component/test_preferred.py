@@ -8,7 +8,7 @@ import pytest
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
-from deviceplugin.simulator.kubelet import AdmissionError, ContainerSpec, PodSpec
+from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, PodSpec
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, allocate_request, slot, vfio
 

@@ -9,8 +9,8 @@ import uuid
 import grpc
 import pytest
 
-from deviceplugin.simulator.checkpointfile import Damage
-from deviceplugin.simulator.kubelet import AdmissionError, ContainerSpec, PodSpec
+from deviceplugin.simulator.kubelet.checkpointfile import Damage
+from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, PodSpec
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, World, allocate_request, slot, vfio
 

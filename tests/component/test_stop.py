@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 
-from deviceplugin.simulator.kubelet import AdmissionError, StartError
+from deviceplugin.simulator.kubelet.kubelet import AdmissionError, StartError
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, STOP_WITHIN, vfio
 

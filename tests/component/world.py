@@ -24,10 +24,10 @@ from deviceplugin.host import mdev
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.inventory.slots import SlotId, resource_hash
 from deviceplugin.inventory.snapshot import Device
-from deviceplugin.simulator.description import load, parse
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
-from deviceplugin.simulator.vm import VirtualMachine, hold
+from deviceplugin.simulator.kubelet.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
+from deviceplugin.simulator.node.description import load, parse
+from deviceplugin.simulator.node.kernel import SimulatedKernel
+from deviceplugin.simulator.node.vm import VirtualMachine, hold
 
 NODE_NAME = "n"
 TUNED = "reclaim: {grace: 1s, interval: 1s}"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from deviceplugin.host.kernel import Kernel, LinuxKernel
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 REAL = os.environ.get("MDEV_TEST_KERNEL") == "real"
 

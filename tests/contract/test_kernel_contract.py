@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from deviceplugin.host.kernel import Kernel, Uevent, UeventSource
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.vm import hold
+from deviceplugin.simulator.node.kernel import SimulatedKernel
+from deviceplugin.simulator.node.vm import hold
 
 Create = Callable[[str], str]
 

@@ -16,8 +16,8 @@ from deviceplugin.inventory import slots
 from deviceplugin.inventory.slots import SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
 from deviceplugin.ledger import Ledger
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 HASH = slots.resource_hash("worker-1", "vfio.dev/mtty-1")
 

@@ -17,10 +17,10 @@ from deviceplugin.inventory.placement import seated, seats
 from deviceplugin.inventory.resources import ParentSelector, Placement, Resource
 from deviceplugin.inventory.slots import SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
-from deviceplugin.simulator import state as kernel
-from deviceplugin.simulator.cards import Card, Model, NodeDescription, TypeDescription
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.state import State
+from deviceplugin.simulator.node import state as kernel
+from deviceplugin.simulator.node.cards import Card, Model, NodeDescription, TypeDescription
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.state import State
 
 NODE = "worker-1"
 

@@ -24,11 +24,11 @@ from deviceplugin.cli.look import NO_BUS, NO_TYPES
 from deviceplugin.cli.tables import table
 from deviceplugin.host import mdev
 from deviceplugin.inventory.slots import SlotId, resource_hash
-from deviceplugin.simulator import description
-from deviceplugin.simulator.checkpointfile import Entry
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
-from deviceplugin.simulator.vm import hold
+from deviceplugin.simulator.kubelet.checkpointfile import Entry
+from deviceplugin.simulator.kubelet.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
+from deviceplugin.simulator.node import description
+from deviceplugin.simulator.node.kernel import SimulatedKernel
+from deviceplugin.simulator.node.vm import hold
 
 FOREIGN = "11111111-2222-4333-8444-555555555555"
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deviceplugin.errors import ConfigError
-from deviceplugin.simulator.description import load, names, parse
+from deviceplugin.simulator.node.description import load, names, parse
 
 GOOD = """
 models:

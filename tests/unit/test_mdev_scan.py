@@ -17,8 +17,8 @@ from deviceplugin.errors import DeviceGone, HostError
 from deviceplugin.host import mdev
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.inventory.snapshot import Device, PciId, Snapshot
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 UUID = "6d646576-0000-8000-8000-000000000001"
 

@@ -20,8 +20,8 @@ from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
 from deviceplugin.host.threads import in_thread
 from deviceplugin.inventory.snapshot import Snapshot
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 UUID = "6d646576-0000-8000-8000-000000000001"
 PATIENCE = 5.0

@@ -20,14 +20,14 @@ from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.api import podresources_v1_pb2 as pods_pb
 from deviceplugin.api import podresources_v1_pb2_grpc as pods_rpc
-from deviceplugin.simulator.kubelet import (
+from deviceplugin.simulator.kubelet.kubelet import (
     AdmissionError,
     ContainerSpec,
     PodSpec,
     SimulatedKubelet,
     StartError,
 )
-from deviceplugin.simulator.podlister import RateLimit
+from deviceplugin.simulator.kubelet.podlister import RateLimit
 
 RESOURCE = "vfio.dev/mtty-1"
 NUMA = {"a": 0, "b": 0, "c": 1, "d": 1}

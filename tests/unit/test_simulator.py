@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from deviceplugin.errors import ConfigError
 from deviceplugin.host.kernel import UeventsLost
-from deviceplugin.simulator import eventlog
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.journal import Journal
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.tree import Tree
-from deviceplugin.simulator.vm import VirtualMachine, hold
+from deviceplugin.simulator.node import eventlog
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.journal import Journal
+from deviceplugin.simulator.node.kernel import SimulatedKernel
+from deviceplugin.simulator.node.tree import Tree
+from deviceplugin.simulator.node.vm import VirtualMachine, hold
 
 Build = Callable[[str], SimulatedKernel]
 
@@ -104,7 +104,7 @@ def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 WRITER = """
 import sys
 from pathlib import Path
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 kernel = SimulatedKernel(Path(sys.argv[1]))
 print("open", flush=True)
 kernel.write(Path(sys.argv[2]), sys.argv[3])
@@ -271,7 +271,7 @@ def test_a_vm_of_its_own_holds_until_it_is_told(samples: SimulatedKernel) -> Non
     device = create(samples, "mtty", "mtty-1")
     group = group_of(samples, device)
     for end in (signal.SIGTERM, signal.SIGKILL, None):
-        with process("-m", "deviceplugin.simulator.vm", samples.paths.root, device) as child:
+        with process("-m", "deviceplugin.simulator.node.vm", samples.paths.root, device) as child:
             assert child.stdout is not None
             assert child.stdin is not None
             assert child.stdout.readline() == f"holding {device}\n"
@@ -289,7 +289,7 @@ def test_a_vm_that_finds_its_device_taken_says_so(samples: SimulatedKernel) -> N
     device = create(samples, "mtty", "mtty-1")
     with hold(samples, device):
         done = subprocess.run(
-            [sys.executable, "-m", "deviceplugin.simulator.vm", str(samples.paths.root), device],
+            [sys.executable, "-m", "deviceplugin.simulator.node.vm", str(samples.paths.root), device],
             capture_output=True,
             text=True,
             check=False,
@@ -302,7 +302,7 @@ def test_a_vm_that_was_killed_lets_a_removal_complete_when_the_node_is_opened(
     samples: SimulatedKernel,
 ) -> None:
     device = create(samples, "mtty", "mtty-1")
-    with process("-m", "deviceplugin.simulator.vm", samples.paths.root, device) as machine:
+    with process("-m", "deviceplugin.simulator.node.vm", samples.paths.root, device) as machine:
         assert machine.stdout is not None
         machine.stdout.readline()
         with process("-c", WRITER, samples.paths.root, samples.paths.remove(device), "1") as writer:
@@ -317,7 +317,7 @@ def test_processes_that_create_at_once_get_what_there_is_and_no_more(samples: Si
     work = """
 import sys, uuid
 from pathlib import Path
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 kernel = SimulatedKernel(Path(sys.argv[1]))
 made = 0
 for _ in range(10):

@@ -10,8 +10,8 @@ import pytest
 
 from deviceplugin.errors import DeviceBusy, DeviceGone, HostError
 from deviceplugin.host import mdev, vfio
-from deviceplugin.simulator.description import load
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 UUID = "6d646576-0000-8000-8000-000000000001"
 OTHER = "6d646576-0000-8000-8000-000000000002"

@@ -1,6 +1,6 @@
 """A VM stand-in: it holds a device as QEMU would, in this process or in one of its own.
 
-``python -m deviceplugin.simulator.vm DIR UUID`` prints ``holding UUID`` once it does, and lets go at
+``python -m deviceplugin.simulator.node.vm DIR UUID`` prints ``holding UUID`` once it does, and lets go at
 SIGTERM or when its standard input ends.
 """
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deviceplugin.errors import ConfigError
-from deviceplugin.simulator.kernel import SimulatedKernel
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 
 class VirtualMachine:
@@ -60,7 +60,7 @@ def hold(kernel: SimulatedKernel, uuid: str) -> Iterator[VirtualMachine]:
 def main(arguments: list[str]) -> int:
     """Be a VM; the result is the exit status."""
     if len(arguments) != 2:  # noqa: PLR2004 - the two that the docstring names
-        sys.stderr.write("Usage: python -m deviceplugin.simulator.vm DIR UUID\n")
+        sys.stderr.write("Usage: python -m deviceplugin.simulator.node.vm DIR UUID\n")
         return 2
     directory, uuid = arguments
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

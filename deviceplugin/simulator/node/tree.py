@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from deviceplugin.host.paths import HostPaths
-from deviceplugin.simulator.cards import Card, NodeDescription, TypeDescription
-from deviceplugin.simulator.files import Files, write
-from deviceplugin.simulator.state import UUID, Device, State, available
+from deviceplugin.simulator.node.cards import Card, NodeDescription, TypeDescription
+from deviceplugin.simulator.node.files import Files, write
+from deviceplugin.simulator.node.state import UUID, Device, State, available
 
 MODES = {"ro": 0o444, "rw": 0o644, "wo": 0o200}
 

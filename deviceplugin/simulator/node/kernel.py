@@ -16,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from deviceplugin.host.paths import HostPaths
-from deviceplugin.simulator.announcements import device_events, parent_event, vfio_events
-from deviceplugin.simulator.cards import NodeDescription
-from deviceplugin.simulator.eventlog import LOST, SimulatedUevents
-from deviceplugin.simulator.exclusive import is_free, open_exclusively
-from deviceplugin.simulator.journal import Journal, Session
-from deviceplugin.simulator.state import (
+from deviceplugin.simulator.node.announcements import device_events, parent_event, vfio_events
+from deviceplugin.simulator.node.cards import NodeDescription
+from deviceplugin.simulator.node.eventlog import LOST, SimulatedUevents
+from deviceplugin.simulator.node.exclusive import is_free, open_exclusively
+from deviceplugin.simulator.node.journal import Journal, Session
+from deviceplugin.simulator.node.state import (
     UUID,
     Device,
     Fault,

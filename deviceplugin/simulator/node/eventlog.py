@@ -17,7 +17,7 @@ from pathlib import Path
 from asyncinotify import Inotify, Mask
 
 from deviceplugin.host.kernel import Uevent, UeventsLost
-from deviceplugin.simulator.state import Event
+from deviceplugin.simulator.node.state import Event
 
 LIMIT = 4 * 1024 * 1024
 """How many bytes the log may have before it is begun anew."""

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deviceplugin.inventory.snapshot import Snapshot
-from deviceplugin.simulator.stage import RESOURCES, Stage
+from deviceplugin.simulator.demo.stage import RESOURCES, Stage
 
 _EVERY = 0.08
 """Seconds between looks at the node."""

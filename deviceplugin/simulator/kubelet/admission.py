@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
-from deviceplugin.simulator.checkpointfile import CheckpointFile, Entry
-from deviceplugin.simulator.plugins import PluginError, Plugins
-from deviceplugin.simulator.pods import (
+from deviceplugin.simulator.kubelet.checkpointfile import CheckpointFile, Entry
+from deviceplugin.simulator.kubelet.plugins import PluginError, Plugins
+from deviceplugin.simulator.kubelet.pods import (
     AdmissionError,
     Chooser,
     ContainerSpec,

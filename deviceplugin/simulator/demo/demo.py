@@ -11,9 +11,9 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from deviceplugin.simulator.show import Plain, Show
-from deviceplugin.simulator.stage import Stage, stage
-from deviceplugin.simulator.story import Story
+from deviceplugin.simulator.demo.show import Plain, Show
+from deviceplugin.simulator.demo.stage import Stage, stage
+from deviceplugin.simulator.demo.story import Story
 
 
 async def perform(write: Callable[[str], object], *, plain: bool) -> None:
@@ -37,7 +37,7 @@ async def _show(made: Stage, write: Callable[[str], object], *, plain: bool) -> 
         yield Plain(write)
         return
     # Imported here, since rich is an extra.
-    from deviceplugin.simulator.screen import screen
+    from deviceplugin.simulator.demo.screen import screen
 
     async with screen(made) as show:
         yield show

@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from deviceplugin.errors import ConfigError
-from deviceplugin.simulator.cards import Attribute, Card, Model, Name, NodeDescription, TypeDescription
+from deviceplugin.simulator.node.cards import Attribute, Card, Model, Name, NodeDescription, TypeDescription
 
 OF_THE_KERNEL = {"remove", "uevent", "driver", "subsystem", "mdev_type", "iommu_group", "vfio-dev"}
 """What every device has, so that no attribute of a driver can be called so."""
@@ -48,7 +48,7 @@ class Contents:
 
 def names() -> list[str]:
     """The nodes that come with the package."""
-    nodes = resources.files("deviceplugin.simulator") / "nodes"
+    nodes = resources.files("deviceplugin.simulator.node") / "nodes"
     return sorted(
         entry.name.removesuffix(".yaml") for entry in nodes.iterdir() if entry.name.endswith(".yaml")
     )
@@ -61,7 +61,7 @@ def load(name_or_file: str | Path) -> NodeDescription:
         ConfigError: there is no such node, or its description can't be used.
     """
     if str(name_or_file) in names():
-        path = resources.files("deviceplugin.simulator") / "nodes" / f"{name_or_file}.yaml"
+        path = resources.files("deviceplugin.simulator.node") / "nodes" / f"{name_or_file}.yaml"
         return parse(path.read_text("utf-8"), origin=f"{name_or_file}.yaml")
     try:
         text = Path(name_or_file).read_text("utf-8")

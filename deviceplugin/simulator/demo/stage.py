@@ -15,10 +15,16 @@ from pathlib import Path
 
 from deviceplugin.host import mdev
 from deviceplugin.inventory.snapshot import Snapshot
-from deviceplugin.simulator.description import parse
-from deviceplugin.simulator.kernel import SimulatedKernel
-from deviceplugin.simulator.kubelet import AdmissionError, ContainerSpec, Pod, PodSpec, SimulatedKubelet
-from deviceplugin.simulator.processes import PATIENCE, AgentProcess, MachineProcess, WentWrong
+from deviceplugin.simulator.demo.processes import PATIENCE, AgentProcess, MachineProcess, WentWrong
+from deviceplugin.simulator.kubelet.kubelet import (
+    AdmissionError,
+    ContainerSpec,
+    Pod,
+    PodSpec,
+    SimulatedKubelet,
+)
+from deviceplugin.simulator.node.description import parse
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 CONFIG = """\
 version: v1

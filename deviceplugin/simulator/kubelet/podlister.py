@@ -11,9 +11,9 @@ import grpc
 
 from deviceplugin.api import podresources_v1_pb2 as pb
 from deviceplugin.api import podresources_v1_pb2_grpc as rpc
-from deviceplugin.simulator.changes import Changes
-from deviceplugin.simulator.checkpointfile import Entry
-from deviceplugin.simulator.pods import ContainerSpec, Pod
+from deviceplugin.simulator.kubelet.changes import Changes
+from deviceplugin.simulator.kubelet.checkpointfile import Entry
+from deviceplugin.simulator.kubelet.pods import ContainerSpec, Pod
 
 State = Literal["down", "empty", "part", "all"]
 

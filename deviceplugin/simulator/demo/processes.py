@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deviceplugin.simulator.changes import Changes
+from deviceplugin.simulator.kubelet.changes import Changes
 
 PATIENCE = 10.0
 """Seconds; several times what anything here takes."""
@@ -127,7 +127,7 @@ class MachineProcess:
             WentWrong: it could not.
         """
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "deviceplugin.simulator.vm", node, uuid),
+            *(sys.executable, "-m", "deviceplugin.simulator.node.vm", node, uuid),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -26,14 +26,21 @@ from typing import Self
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import podresources_v1_pb2 as pods_pb
-from deviceplugin.simulator.admission import Admission
-from deviceplugin.simulator.changes import Changes
-from deviceplugin.simulator.checkpointfile import CheckpointFile, Damage, Entry
-from deviceplugin.simulator.faults import Faults
-from deviceplugin.simulator.plugins import Call, ListMessages, Plugins, Version
-from deviceplugin.simulator.podlister import PodLister, State, pod_resources
-from deviceplugin.simulator.pods import AdmissionError, Chooser, ContainerSpec, Pod, PodSpec, StartError
-from deviceplugin.simulator.sockets import Sockets
+from deviceplugin.simulator.kubelet.admission import Admission
+from deviceplugin.simulator.kubelet.changes import Changes
+from deviceplugin.simulator.kubelet.checkpointfile import CheckpointFile, Damage, Entry
+from deviceplugin.simulator.kubelet.faults import Faults
+from deviceplugin.simulator.kubelet.plugins import Call, ListMessages, Plugins, Version
+from deviceplugin.simulator.kubelet.podlister import PodLister, State, pod_resources
+from deviceplugin.simulator.kubelet.pods import (
+    AdmissionError,
+    Chooser,
+    ContainerSpec,
+    Pod,
+    PodSpec,
+    StartError,
+)
+from deviceplugin.simulator.kubelet.sockets import Sockets
 
 __all__ = ["AdmissionError", "Call", "ContainerSpec", "Pod", "PodSpec", "SimulatedKubelet", "StartError"]
 

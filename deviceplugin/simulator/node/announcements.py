@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deviceplugin.simulator.cards import NodeDescription
-from deviceplugin.simulator.state import Device, Draft
-from deviceplugin.simulator.tree import devpath, subsystem
+from deviceplugin.simulator.node.cards import NodeDescription
+from deviceplugin.simulator.node.state import Device, Draft
+from deviceplugin.simulator.node.tree import devpath, subsystem
 
 _GROUP_MAJOR = 243
 """A number that the kernel gives out as it comes; only its being there is imitated."""

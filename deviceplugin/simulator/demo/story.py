@@ -10,10 +10,10 @@ import signal
 from collections.abc import Awaitable, Iterable
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
-from deviceplugin.simulator.kubelet import AdmissionError, Pod, StartError
-from deviceplugin.simulator.processes import WentWrong
-from deviceplugin.simulator.show import Show
-from deviceplugin.simulator.stage import RESOURCES, Stage
+from deviceplugin.simulator.demo.processes import WentWrong
+from deviceplugin.simulator.demo.show import Show
+from deviceplugin.simulator.demo.stage import RESOURCES, Stage
+from deviceplugin.simulator.kubelet.kubelet import AdmissionError, Pod, StartError
 
 QUARTER = "vfio.dev/nvidia-232"
 WHOLE = "example.com/whole-t4"

@@ -18,11 +18,11 @@ import msgspec
 
 from deviceplugin.errors import ConfigError
 from deviceplugin.host.paths import HostPaths
-from deviceplugin.simulator.cards import NodeDescription
-from deviceplugin.simulator.description import parse
-from deviceplugin.simulator.eventlog import EventLog
-from deviceplugin.simulator.state import Draft, Event, State
-from deviceplugin.simulator.tree import Tree
+from deviceplugin.simulator.node.cards import NodeDescription
+from deviceplugin.simulator.node.description import parse
+from deviceplugin.simulator.node.eventlog import EventLog
+from deviceplugin.simulator.node.state import Draft, Event, State
+from deviceplugin.simulator.node.tree import Tree
 
 _WIDTH = 20
 

@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from deviceplugin.simulator.state import refusal
+from deviceplugin.simulator.node.state import refusal
 
 
 def open_exclusively(path: Path) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import grpc
 
-from deviceplugin.simulator.changes import Changes
-from deviceplugin.simulator.plugins import RegistrationFaults
-from deviceplugin.simulator.podlister import PodLister
+from deviceplugin.simulator.kubelet.changes import Changes
+from deviceplugin.simulator.kubelet.plugins import RegistrationFaults
+from deviceplugin.simulator.kubelet.podlister import PodLister
 
 
 class Faults:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
-from deviceplugin.simulator.cards import Card, Model, NodeDescription, TypeDescription
+from deviceplugin.simulator.node.cards import Card, Model, NodeDescription, TypeDescription
 
 FaultKind = Literal["slow-create", "fail-create", "fail-remove", "fail-attach", "odd-count", "no-name"]
 Draft = tuple[str, str, str, dict[str, str]]

@@ -18,8 +18,8 @@ import grpc
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
-from deviceplugin.simulator.changes import Changes
-from deviceplugin.simulator.registration import objection
+from deviceplugin.simulator.kubelet.changes import Changes
+from deviceplugin.simulator.kubelet.registration import objection
 
 Version = Literal["1.36", "1.37"]
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""The kubelet's interfaces, generated from ``proto`` by ``make proto``."""

@@ -1,0 +1,1 @@
+"""A kubelet without a cluster, on real sockets."""
