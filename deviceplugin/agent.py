@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -57,13 +57,13 @@ class Agent:
         self._resources: dict[str, Resource] = {resource.name: resource for resource in config.resources}
         self._endpoints: dict[str, Endpoint] = {}
         self._listed: dict[str, set[str]] = {}
-        self._held: frozenset[str] = frozenset()
+        self._held: Mapping[str, str] = {}
         self._said: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._work: list[asyncio.Task[NoReturn]] = []
         self._ledger = Ledger(clock)
         self._node = Node(kernel, on_change=self._changed, on_fault=self._faulty)
-        self._memory = KubeletMemory(kubelet, self._endpoints.values, clock)
+        self._memory = KubeletMemory(kubelet, self._endpoints, clock)
         self._allocation = Allocation(
             self._node, self._ledger, offered=self._was_offered, remembered=self._memory.remembered_paths
         )
@@ -72,6 +72,7 @@ class Agent:
             self._ledger,
             self._memory,
             config.reclaim,
+            resource_of=self._resource_of,
             on_held_back=lambda reason: self.metrics.held_back.labels(reason=reason.value).inc(),
             on_removed=self._removed,
             on_remembered=self._remember,
@@ -137,7 +138,8 @@ class Agent:
         capacity = Capacity(snapshot)
         for resource in self._resources.values():
             listed = self._listed.setdefault(resource.name, set())
-            now = offer(capacity, resource, node_name=self._node_name, listed=listed, held=self._held)
+            held = [uuid for uuid, name in self._held.items() if name == resource.name]
+            now = offer(capacity, resource, node_name=self._node_name, listed=listed, held=held)
             listed.update(slot.id for slot in now.slots)
             self._mention_cap(capacity, resource, now)
             self._endpoint(resource.name).publish(now)
@@ -173,17 +175,19 @@ class Agent:
         log.warning("left out", extra={"path": fault.path, "reason": fault.reason})
 
     def _connection_changed(self, resource: str, up: bool) -> None:
-        self._memory.disturb()
+        self._memory.disturb(resource)
         if not up:
             # Until it is up again containers may start without PreStartContainer.
-            self._ledger.all_used()
+            self._ledger.used(
+                [uuid for uuid in self._ledger.fresh() if self._resource_of(uuid) in {resource, None}]
+            )
         level = logging.DEBUG if up else logging.INFO
         log.log(level, "kubelet %s listening", "is" if up else "stopped", extra={"resource": resource})
 
     def _registration_tried(self, _resource: str, success: bool) -> None:
         self.metrics.registrations.labels(result="success" if success else "error").inc()
 
-    def _remember(self, devices: frozenset[str]) -> None:
+    def _remember(self, devices: Mapping[str, str]) -> None:
         self._held = devices
 
     def _removed(self, _type: str, seconds: float) -> None:
@@ -217,6 +221,9 @@ class Agent:
     def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]:
         """See ``kubelet.server.Backend``."""
         return self._allocation.prefer(available, required, size)
+
+    def _resource_of(self, uuid: str) -> str | None:
+        return next((name for name, listed in self._listed.items() if uuid in listed), None)
 
     def _was_offered(self, resource: str, uuid: str) -> bool:
         return uuid in self._listed.get(resource, ())

@@ -9,38 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from deviceplugin import handover
 from deviceplugin.errors import (
     AllocationError,
     BadRequest,
-    DeviceBusy,
-    HostError,
-    NoRoom,
     TooSlow,
     UnknownDevice,
 )
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
-from deviceplugin.inventory.placement import Seat, seated, seats
 from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.snapshot import Device, Snapshot
+from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
+from deviceplugin.making import Maker, about
 
 log = logging.getLogger(__name__)
 
 DEADLINE = 6.0
 """Seconds that a request may take: the kubelet's sync loop waits for it."""
-_TOLD = 8
-"""Refusals that an error message tells of."""
 _SHOWN = 64
 """Characters of a foreign ID that an error message repeats."""
 
-Remembered = Callable[[str], Awaitable[Collection[str] | None]]
-"""Which host paths the kubelet remembers for a device; None if it remembers no such device."""
+Remembered = Callable[[str], Awaitable[Collection[frozenset[str]]]]
+"""The host paths of each container that the kubelet remembers with a device."""
 
 
 class Allocation:
@@ -63,8 +58,8 @@ class Allocation:
         self._ledger = ledger
         self._offered = offered
         self._remembered = remembered
-        self._late: dict[str, Seat] = {}
-        self._cleanups: set[asyncio.Task[None]] = set()
+        self._maker = Maker(node, ledger)
+        self._undoing: set[asyncio.Task[None]] = set()
 
     async def allocate(self, resource: Resource, ids: Sequence[str]) -> tuple[Device, ...]:
         """Have a device for each ID, in the order of the IDs' slots.
@@ -73,26 +68,12 @@ class Allocation:
             AllocationError: not all of them can be had; none of those made for it is left.
         """
         wanted = self._checked(resource, ids)
-        made: list[str] = []
-        try:
-            async with asyncio.timeout(DEADLINE), AsyncExitStack() as held:
-                for uuid in wanted:
-                    await held.enter_async_context(self._ledger.lock(uuid))
-                try:
-                    devices = await self._have(resource, wanted, made)
-                except BaseException:
-                    # Still under the locks: nobody is to find a device that is about to go.
-                    await asyncio.shield(self._undo(made))
-                    raise
-                for device in devices:
-                    if device.group is not None:
-                        self._ledger.handed_over(device.uuid, device.group)
-                return devices
-        except TimeoutError as error:
-            raise TooSlow(
-                f"{_asked(resource, wanted)}: the node took more than {DEADLINE:.0f} s to answer; "
-                "what it makes after all will be removed"
-            ) from error
+        async with self._request(resource, wanted) as made:
+            devices = await self._have(resource, wanted, made)
+            for device in devices:
+                if device.group is not None:
+                    self._ledger.handed_over(device.uuid, device.group)
+            return devices
 
     async def prepare(self, resource: Resource, ids: Sequence[str]) -> None:
         """Make sure before a container starts that its devices are there, and count them as used.
@@ -102,19 +83,13 @@ class Allocation:
             KubeletError: it can't be told which node the container would get.
         """
         wanted = self._checked(resource, ids)
-        try:
-            async with asyncio.timeout(DEADLINE), AsyncExitStack() as held:
-                for uuid in wanted:
-                    await held.enter_async_context(self._ledger.lock(uuid))
-                for uuid in wanted:
-                    # Before anything can fail: from here on nobody else may get it as it is.
-                    self._ledger.used(uuid)
-                    self._ledger.touch(uuid)
-                    await self._prepare(resource, uuid)
-        except TimeoutError as error:
-            raise TooSlow(
-                f"{_asked(resource, wanted)}: the node took more than {DEADLINE:.0f} s to answer"
-            ) from error
+        # Before anything can fail: from here on nobody else may get them as they are.
+        self._ledger.used(wanted)
+        async with self._request(resource, wanted) as made:
+            for uuid in wanted:
+                self._ledger.used([uuid])
+                self._ledger.touch(uuid)
+                await self._prepare(resource, uuid, made)
 
     def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> tuple[str, ...]:
         """The IDs that the kubelet should choose: never-used devices first, then one NUMA node.
@@ -123,11 +98,13 @@ class Allocation:
         """
         existing = self._node.snapshot.devices.keys()
         fresh = {uuid for uuid in available if uuid in existing and self._ledger.is_fresh(uuid)}
-        return preferred(available, required, size, existing=existing, fresh=fresh)
+        busy = {uuid for uuid in available if self._ledger.is_busy(uuid) or self._maker.is_late(uuid)}
+        return preferred(available, required, size, existing=existing, fresh=fresh, busy=busy)
 
     def close(self) -> None:
         """Give up waiting for what drivers still hold; the next agent finds it."""
-        for task in tuple(self._cleanups):
+        self._maker.close()
+        for task in tuple(self._undoing):
             task.cancel()
 
     # --- one request -------------------------------------------------------------------------------
@@ -145,6 +122,51 @@ class Allocation:
             raise BadRequest(f"{resource.name}: the request names a device twice")
         return tuple(sorted(ids, key=lambda text: str(text[19:23] + text)))
 
+    @asynccontextmanager
+    async def _request(self, resource: Resource, wanted: Sequence[str]) -> AsyncIterator[list[str]]:
+        """Hold the locks of all devices; what the block has made is undone if it fails.
+
+        The undoing keeps the locks, so that nobody gets a device that is about to go, and the request is
+        answered in time even if the node takes longer for it.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DEADLINE
+        locks: dict[str, asyncio.Lock] = {}
+        made: list[str] = []
+        try:
+            async with asyncio.timeout_at(until):
+                for uuid in wanted:
+                    await self._ledger.lock(uuid).acquire()
+                    locks[uuid] = self._ledger.lock(uuid)
+                yield made
+        except BaseException as error:
+            undoing = asyncio.create_task(
+                self._undo({uuid: locks.pop(uuid) for uuid in made}), name="undo a request"
+            )
+            self._undoing.add(undoing)
+            undoing.add_done_callback(self._undoing.discard)
+            if not isinstance(error, asyncio.CancelledError):
+                await asyncio.wait({undoing}, timeout=max(0.0, until - loop.time()))
+            if isinstance(error, TimeoutError):
+                asked = f"{len(wanted)} device{'s' if len(wanted) > 1 else ''}"
+                raise TooSlow(
+                    f"{resource.name}: asked for {asked}: the node took more than {DEADLINE:.0f} s "
+                    "to answer; what it makes after all will be removed"
+                ) from error
+            raise
+        finally:
+            for lock in locks.values():
+                lock.release()
+
+    async def _undo(self, made: Mapping[str, asyncio.Lock]) -> None:
+        # None of them may be handed out, not even the last, while the first is being removed.
+        self._ledger.used(made)
+        for uuid, lock in made.items():
+            try:
+                await self._maker.undo([uuid])
+            finally:
+                lock.release()
+
     async def _have(self, resource: Resource, wanted: tuple[str, ...], made: list[str]) -> tuple[Device, ...]:
         devices: dict[str, Device] = {}
         for uuid in wanted:
@@ -153,7 +175,7 @@ class Allocation:
         missing = [uuid for uuid in wanted if uuid not in devices]
         expected = self._node.snapshot
         for position, uuid in enumerate(missing):
-            device, expected = await self._make(
+            device, expected = await self._maker.make(
                 resource, uuid, expected=expected, wanted=len(missing) - position, made=made
             )
             devices[uuid] = device
@@ -161,7 +183,7 @@ class Allocation:
 
     async def _reusable(self, resource: Resource, uuid: str) -> Device | None:
         """The device as it is if it was never used; None after a used one was removed."""
-        if (late := self._late.get(uuid)) is not None:
+        if (late := self._maker.is_late(uuid)) is not None:
             raise TooSlow(
                 f"{resource.name}: the device {uuid} is still being made on {late.parent} "
                 "for an earlier request"
@@ -174,169 +196,47 @@ class Allocation:
             return None
         fits = device.group is not None and device.type in resource.choices(self._node.snapshot)
         if fits and self._ledger.is_fresh(uuid):
-            log.info("device handed out again, unused", extra=_about(resource, device))
+            log.info("device handed out again, unused", extra=about(resource, device))
             return device
-        await self._remove_used(resource, uuid)
+        await self._maker.remove_used(resource, uuid)
         return None
 
-    async def _remove_used(self, resource: Resource, uuid: str) -> None:
-        try:
-            await self._node.remove_unused(uuid)
-        except DeviceBusy as error:
-            raise AllocationError(
-                f"{resource.name}: the device {uuid} is still held by the VM that had it before; "
-                f"it will be free when that VM has ended ({error})"
-            ) from error
-        except HostError as error:
-            raise AllocationError(f"{resource.name}: a used device could not be renewed: {error}") from error
-        self._ledger.gone([uuid])
-        log.info("used device removed to be made anew", extra={"resource": resource.name, "device": uuid})
-
-    async def _make(
-        self, resource: Resource, uuid: str, *, expected: Snapshot, wanted: int, made: list[str]
-    ) -> tuple[Device, Snapshot]:
-        """Make a device on the best parent that takes it; returns it and the node as expected then."""
-        slot = slots.parse(uuid)
-        numa_node = slot.numa_node if slot is not None else None
-        refusals: dict[Seat, str] = {}
-        for look_first in (False, True):
-            if look_first:
-                # What was known may be older than the room that somebody just gave back.
-                await self._node.rescan()
-                expected = self._node.snapshot
-            for seat in seats(expected, resource, numa_node, wanted=wanted):
-                if seat.card in {late.card for late in self._late.values()}:
-                    refusals[seat] = f"{seat.parent}: its card has not yet finished an earlier create"
-                    continue
-                try:
-                    device = await self._create(seat, uuid)
-                except HostError as error:
-                    if isinstance(error.__cause__, FileExistsError):
-                        await self._remove_used(resource, uuid)
-                        device = await self._create_once_more(resource, seat, uuid)
-                    else:
-                        refusals[seat] = str(error)
-                        continue
-                made.append(uuid)
-                await self._finish(resource, device, aligned=seat.aligned)
-                return device, seated(expected, seat, uuid)
-        raise NoRoom(self._no_room(resource, wanted, refusals))
-
-    async def _create_once_more(self, resource: Resource, seat: Seat, uuid: str) -> Device:
-        try:
-            return await self._create(seat, uuid)
-        except HostError as error:
-            raise AllocationError(f"{resource.name}: {uuid} could not be made anew: {error}") from error
-
-    async def _create(self, seat: Seat, uuid: str) -> Device:
-        """Have the kernel make it. If the wait is given up, the device is removed when it comes."""
-        task = asyncio.create_task(
-            self._node.create(seat.parent, seat.type, uuid), name=f"create {uuid} on {seat.parent}"
-        )
-        try:
-            device = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._late[uuid] = seat
-            cleanup = asyncio.create_task(self._remove_late(task, uuid), name=f"late {uuid}")
-            self._cleanups.add(cleanup)
-            cleanup.add_done_callback(self._cleanups.discard)
-            raise
-        self._node.look_again(seat.card)
-        return device
-
-    async def _finish(self, resource: Resource, device: Device, *, aligned: bool) -> None:
-        """What has to be true of a new device before anybody gets it."""
-        self._ledger.made(device.uuid)
-        if device.group is None:
-            raise AllocationError(
-                f"{resource.name}: {device.parent} made {device.uuid}, but it has no VFIO group; "
-                "is the module that drives mediated devices (vfio_mdev, vfio_iommu_type1) loaded?"
-            )
-        for attribute, value in resource.attributes:
-            try:
-                await self._node.write_attribute(device.uuid, attribute, value)
-            except HostError as error:
-                raise AllocationError(
-                    f"{resource.name}: {device.uuid} on {device.parent}: {error}"
-                ) from error
-        log.info("device created", extra=_about(resource, device))
-        if not aligned:
-            log.warning(
-                "device is on another NUMA node than its slot: there was no room left on that",
-                extra=_about(resource, device),
-            )
-
-    async def _undo(self, made: Sequence[str]) -> None:
-        for uuid in made:
-            try:
-                await self._node.remove_unused(uuid)
-            except HostError as error:
-                # It bears the mark and no pod has it: the reclaim will get it.
-                log.warning("device of a failed request stays for now: %s", error, extra={"device": uuid})
-            else:
-                self._ledger.gone([uuid])
-                log.info("device of a failed request removed", extra={"device": uuid})
-
-    async def _remove_late(self, task: asyncio.Task[Device], uuid: str) -> None:
-        try:
-            await task
-        except HostError:
-            return  # It never came.
-        finally:
-            self._late.pop(uuid, None)
-        async with self._ledger.lock(uuid):
-            if self._ledger.group(uuid) is None:
-                await self._undo([uuid])
-
-    async def _prepare(self, resource: Resource, uuid: str) -> None:
+    async def _prepare(self, resource: Resource, uuid: str, made: list[str]) -> None:
         device = await self._node.find(uuid)
         if device is None:
             self._ledger.gone([uuid])
-            made: list[str] = []
-            try:
-                device, _ = await self._make(
-                    resource, uuid, expected=self._node.snapshot, wanted=1, made=made
-                )
-            except BaseException:
-                await asyncio.shield(self._undo(made))
-                raise
-            self._ledger.used(uuid)
-            log.info("device made again before a container starts", extra=_about(resource, device))
+            device, _ = await self._maker.make(
+                resource, uuid, expected=self._node.snapshot, wanted=1, made=made
+            )
+            # It stays whatever comes: the pod it is for is the only one that can have it.
+            made.clear()
+            self._ledger.used([uuid])
+            log.info("device made again before a container starts", extra=about(resource, device))
+        elif not self._ledger.is_handed_over(uuid):
+            await self._complete(resource, device)
         if device.group is None:
             raise AllocationError(f"{resource.name}: the device {uuid} has no VFIO group")
-        if self._ledger.group(uuid) == device.group:
-            return
-        path = handover.host_path(self._node.kernel.paths, device.group)
-        known = await self._remembered(uuid)
-        if known is not None and path not in known:
-            raise AllocationError(
-                f"{resource.name}: the device {uuid} was made again and is {path} now, but the kubelet "
-                f"would give the container {', '.join(sorted(known)) or 'no device node'}, as allocated "
-                "before; delete the pod so that it is allocated anew"
-            )
+        if not self._ledger.told_only(uuid, device.group):
+            await self._compare(resource, device, handover.host_path(self._node.kernel.paths, device.group))
         self._ledger.handed_over(uuid, device.group)
 
-    def _no_room(self, resource: Resource, wanted: int, refusals: dict[Seat, str]) -> str:
-        asked = f"{resource.name}: no parent could take {'the device' if wanted == 1 else 'all devices'}"
-        if refusals:
-            tried = [f"{seat.type} on {reason}" for seat, reason in refusals.items()]
-            more = f"; and {len(tried) - _TOLD} more" if len(tried) > _TOLD else ""
-            return f"{asked}: tried {'; '.join(tried[:_TOLD])}{more}"
-        choices = resource.choices(self._node.snapshot)
-        if not choices:
-            return f"{asked}: no parent on this node offers {' or '.join(resource.types)} now"
-        return f"{asked}: every parent that offers {' or '.join(choices)} is full"
+    async def _complete(self, resource: Resource, device: Device) -> None:
+        """Finish a device that this process did not make: an agent before it may have ended too early."""
+        if resource.attributes and not await self._node.is_held(device.uuid):
+            await self._maker.set_attributes(resource, device)
 
+    async def _compare(self, resource: Resource, device: Device, path: str) -> None:
+        """Refuse to start a container that would get another device's node.
 
-def _asked(resource: Resource, wanted: Sequence[str]) -> str:
-    return f"{resource.name}: {len(wanted)} device{'s' if len(wanted) > 1 else ''} asked for"
-
-
-def _about(resource: Resource, device: Device) -> dict[str, object]:
-    return {
-        "resource": resource.name,
-        "device": device.uuid,
-        "type": device.type,
-        "parent": device.parent,
-        "group": device.group,
-    }
+        Every container that the kubelet remembers with this device has to get this path: which of them
+        is about to start isn't said.
+        """
+        containers = await self._remembered(device.uuid)
+        if all(path in paths for paths in containers):
+            return
+        remembered = sorted(set().union(*containers))
+        raise AllocationError(
+            f"{resource.name}: the device {device.uuid} was made again and is {path} now, but the kubelet "
+            f"would give a container {', '.join(remembered) or 'no device node'}, as allocated before; "
+            "delete the pod so that it is allocated anew"
+        )

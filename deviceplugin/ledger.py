@@ -24,6 +24,7 @@ class Ledger:
         self.clock = clock
         self._fresh: set[str] = set()
         self._groups: dict[str, int] = {}
+        self._told: defaultdict[str, set[int]] = defaultdict(set)
         self._touched: dict[str, float] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -31,43 +32,59 @@ class Ledger:
         """Held by whoever makes, hands over or removes a device."""
         return self._locks[uuid]
 
+    def is_busy(self, uuid: str) -> bool:
+        """Whether somebody holds its lock."""
+        return uuid in self._locks and self._locks[uuid].locked()
+
     def is_fresh(self, uuid: str) -> bool:
         """Whether the device was never used since it was made."""
         return uuid in self._fresh
 
-    def group(self, uuid: str) -> int | None:
-        """The group that this process told the kubelet of."""
-        return self._groups.get(uuid)
+    def is_handed_over(self, uuid: str) -> bool:
+        """Whether this process gave the device, as it is, to the kubelet."""
+        return uuid in self._groups
+
+    def told_only(self, uuid: str, group: int) -> bool:
+        """Whether this process told the kubelet of this group for the device, and never of another."""
+        return self._told[uuid] == {group}
 
     def idle_for(self, uuid: str) -> float:
         """Seconds since the kubelet last asked for the device."""
         return self.clock() - self._touched.get(uuid, float("-inf"))
 
     def made(self, uuid: str) -> None:
+        """It is new and ready."""
         self._fresh.add(uuid)
         self._groups.pop(uuid, None)
         self.touch(uuid)
 
     def handed_over(self, uuid: str, group: int) -> None:
         self._groups[uuid] = group
+        self._told[uuid].add(group)
         self.touch(uuid)
 
     def touch(self, uuid: str) -> None:
         """The kubelet asked for it now."""
         self._touched[uuid] = self.clock()
 
-    def used(self, uuid: str) -> None:
-        self._fresh.discard(uuid)
+    def used(self, uuids: Iterable[str]) -> None:
+        """Nobody is to get them as they are: they were used, or may have been, or are about to go."""
+        self._fresh.difference_update(uuids)
 
-    def all_used(self) -> None:
-        """Containers may have been started without a word to us."""
-        self._fresh.clear()
+    def fresh(self) -> frozenset[str]:
+        """All devices that were never used."""
+        return frozenset(self._fresh)
 
     def gone(self, uuids: Iterable[str]) -> None:
         """Devices that are no more: one that comes again under the same UUID is another one.
 
-        When the kubelet asked for it last is kept, since a look at the node can be older than the device.
+        When the kubelet asked for it last is kept, since a look at the node can be older than the device;
+        and so is what the kubelet was told, since it remembers that.
         """
         for uuid in uuids:
             self._fresh.discard(uuid)
             self._groups.pop(uuid, None)
+
+    def forgotten(self, uuid: str) -> None:
+        """The kubelet is proved to remember nothing of it."""
+        self._told.pop(uuid, None)

@@ -47,17 +47,18 @@ class HeldBack(StrEnum):
 class Memory(Protocol):
     """The kubelet's word; see ``kubelet.memory``."""
 
-    def calm_for(self) -> float: ...
+    def calm_for(self, resource: str | None) -> float: ...
 
     async def holders(self) -> Mapping[str, object]: ...
 
-    async def devices_now(self) -> frozenset[str]: ...
+    async def devices_now(self) -> Mapping[str, str]: ...
 
 
 class Reclaim:
     """Removes devices that are proved to be unused.
 
     Args:
+        resource_of: which resource a device belongs to; None for one of another configuration.
         on_held_back: called when the reason that keeps a device changes.
         on_removed: called with the device's type and the seconds that its removal took.
         on_remembered: called with the devices of each fresh checkpoint.
@@ -70,14 +71,16 @@ class Reclaim:
         memory: Memory,
         settings: ReclaimSettings,
         *,
+        resource_of: Callable[[str], str | None],
         on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
         on_removed: Callable[[str, float], None] = lambda _type, _seconds: None,
-        on_remembered: Callable[[frozenset[str]], None] = lambda _devices: None,
+        on_remembered: Callable[[Mapping[str, str]], None] = lambda _devices: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
         self._memory = memory
         self._settings = settings
+        self._resource_of = resource_of
         self._on_held_back = on_held_back
         self._on_removed = on_removed
         self._on_remembered = on_remembered
@@ -97,10 +100,10 @@ class Reclaim:
             for uuid in table.keys() - present:
                 del table[uuid]
         idle = {uuid for uuid in present if self._ledger.idle_for(uuid) >= self._settings.grace}
+        away = {uuid for uuid in idle if self._calm_for(uuid) < self._settings.grace}
+        self._hold_back(away, HeldBack.KUBELET_AWAY, "the kubelet was not there, or has only just come")
+        idle -= away
         if not idle:
-            return
-        if self._memory.calm_for() < self._settings.grace:
-            self._hold_back(idle, HeldBack.KUBELET_AWAY, "the kubelet was not there, or has only just come")
             return
         begun = self._ledger.clock()
         try:
@@ -119,9 +122,12 @@ class Reclaim:
             self._hold_back(unnamed, HeldBack.CHECKPOINT_FAILED, str(error))
             return
         self._on_remembered(remembered)
-        self._hold_back(unnamed & remembered, HeldBack.REMEMBERED, "the kubelet's checkpoint names it")
-        for uuid in sorted(unnamed - remembered):
+        self._hold_back(unnamed & remembered.keys(), HeldBack.REMEMBERED, "the kubelet's checkpoint names it")
+        for uuid in sorted(unnamed - remembered.keys()):
             await self._remove(uuid, begun)
+
+    def _calm_for(self, uuid: str) -> float:
+        return self._memory.calm_for(self._resource_of(uuid))
 
     async def _unnamed(self, candidates: set[str]) -> set[str]:
         """Those of the candidates that the kubelet doesn't name."""
@@ -136,22 +142,22 @@ class Reclaim:
     async def _remove(self, uuid: str, begun: float) -> None:
         async with self._ledger.lock(uuid):
             # Asked for since the proof began, or a kubelet that is another one by now: no proof any more.
-            if self._ledger.idle_for(uuid) < self._settings.grace:
+            since = max(self._settings.grace, self._ledger.clock() - begun)
+            if self._ledger.idle_for(uuid) < since or self._calm_for(uuid) < since:
                 return
-            if self._memory.calm_for() < self._ledger.clock() - begun:
-                return
+            self._ledger.used([uuid])
             device = self._node.snapshot.devices.get(uuid)
             began = self._ledger.clock()
             try:
                 removed = await self._node.remove_unused(uuid)
             except DeviceBusy as error:
-                self._ledger.used(uuid)
                 self._hold_back({uuid}, HeldBack.IN_USE, str(error))
                 return
             except HostError as error:
                 self._hold_back({uuid}, HeldBack.FAILED, str(error))
                 return
             self._ledger.gone([uuid])
+            self._ledger.forgotten(uuid)
         if removed and device is not None:
             self._on_removed(device.type, self._ledger.clock() - began)
             log.info(

@@ -59,12 +59,7 @@ def scan(paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Sna
     reader = _Reader()
     root = os.fspath(paths.parents)
     if addresses is None:
-        try:
-            addresses = os.listdir(root)
-        except FileNotFoundError:
-            addresses = ()  # The mdev core is not loaded: a node without parents.
-        except OSError as error:
-            raise HostError(f"{root} can't be read: {_why(error)}") from error
+        addresses = _addresses(paths)
     earlier = known.by_address if known is not None else {}
     parents = []
     for address in sorted(addresses):
@@ -80,6 +75,18 @@ def scan(paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Sna
             continue
         parents.append(parent)
     return Scan(Snapshot(tuple(parents)), tuple(reader.faults))
+
+
+def cards(paths: HostPaths) -> dict[str, list[str]]:
+    """The parents of each card, which is read without asking a driver.
+
+    Raises:
+        HostError: sysfs itself can't be read.
+    """
+    found: dict[str, list[str]] = {}
+    for address in _addresses(paths):
+        found.setdefault(_target_or(f"{paths.parents}/{address}/physfn", address), []).append(address)
+    return found
 
 
 def find(paths: HostPaths, uuid: str) -> Device | None:
@@ -213,6 +220,15 @@ class _Reader:
         except OSError as error:
             self.fault(path, _why(error))
         return ""
+
+
+def _addresses(paths: HostPaths) -> list[str]:
+    try:
+        return sorted(os.listdir(paths.parents))
+    except FileNotFoundError:
+        return []  # The mdev core is not loaded: a node without parents.
+    except OSError as error:
+        raise HostError(f"{paths.parents} can't be read: {_why(error)}") from error
 
 
 def _device_names(path: str) -> list[str]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NoReturn
 
@@ -28,8 +30,22 @@ CONFIRM = 0.04
 """Seconds to a second look: some events are sent before the driver has done its part."""
 REMOVE_DEADLINE = 10.0
 """Seconds that are waited for a driver to remove a device."""
+SCAN_DEADLINE = 2.0
+"""Seconds that are waited for a card's files to be read."""
+_SCANNERS = 16
+"""So many cards are read at a time."""
 SWEEP = 60.0
 """Seconds between looks at everything that no event asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look saw of a card."""
+
+    began: int
+    """The number of the look, in the order in which they began."""
+    card: str
+    parents: tuple[Parent, ...]
 
 
 class _Look:
@@ -68,6 +84,8 @@ class Node:
         self._looks_begun = itertools.count(1)
         self._seen: dict[str, int] = {}
         self._seen_all = 0
+        self._stuck: dict[str, asyncio.Task[mdev.Scan]] = {}
+        self._scanners = asyncio.Semaphore(_SCANNERS)
         self._faults: set[mdev.Fault] = set()
         self._looks: dict[str | None, _Look] = {}
         self._looking: asyncio.TaskGroup | None = None
@@ -75,36 +93,61 @@ class Node:
     # --- looking -----------------------------------------------------------------------------------
 
     async def rescan(self) -> None:
-        """Look at everything.
+        """Look at everything, each card for itself: one whose driver blocks keeps what was known of it.
 
         Raises:
             HostError: sysfs can't be read; the snapshot stays as it was.
         """
         began = next(self._looks_begun)
-        result = await in_thread(lambda: mdev.scan(self.kernel.paths), name="scan")
-        self._report(result.faults)
-        cards = result.snapshot.cards.keys() | self.snapshot.cards.keys() | self._seen.keys()
-        self._see(began, {card: result.snapshot.cards.get(card, ()) for card in cards})
+        cards = await in_thread(lambda: mdev.cards(self.kernel.paths), name="list cards")
+        gone = (self.snapshot.cards.keys() | self._seen.keys()) - cards.keys()
+        found = await asyncio.gather(*(self._look_at(card, parents) for card, parents in cards.items()))
+        self._see([_Seen(began, card, ()) for card in gone] + [seen for seen in found if seen is not None])
         self._seen_all = max(self._seen_all, began)
 
     async def refresh(self, card: str) -> None:
         """Look at one card."""
-        began = next(self._looks_begun)
-        before = self.snapshot
-        addresses = [parent.address for parent in before.cards.get(card, ())]
-        result = await in_thread(
-            lambda: mdev.scan(self.kernel.paths, addresses, known=before), name=f"scan {card}"
+        known = self.snapshot
+        seen = await self._look_at(
+            card, [parent.address for parent in known.cards.get(card, ())], known=known
         )
-        self._report(result.faults, card=addresses)
-        self._see(began, {card: result.snapshot.parents})
+        self._see([seen] if seen is not None else [])
 
-    def _see(self, began: int, cards: Mapping[str, tuple[Parent, ...]]) -> None:
-        """Take over what a look saw of some cards, unless a look that began later has been there."""
+    async def _look_at(
+        self, card: str, addresses: Sequence[str], *, known: Snapshot | None = None
+    ) -> _Seen | None:
+        """What a card is like now; None if it does not answer."""
+        if card in self._stuck:
+            return None  # Its driver still blocks an earlier look; there is another when that ends.
+        began = next(self._looks_begun)
+        async with self._scanners:
+            look = asyncio.create_task(
+                in_thread(lambda: mdev.scan(self.kernel.paths, addresses, known=known), name=f"scan {card}")
+            )
+            await asyncio.wait({look}, timeout=SCAN_DEADLINE)
+        if not look.done():
+            if card not in self._stuck:
+                self._stuck[card] = look
+                log.warning("a card does not answer; it stays as it was known", extra={"card": card})
+                look.add_done_callback(lambda _: self._answered(card))
+            return None
+        result = look.result()
+        self._report(result.faults, addresses, texts=known is None)
+        return _Seen(began, card, result.snapshot.parents)
+
+    def _answered(self, card: str) -> None:
+        if self._stuck.pop(card, None) is None:
+            return
+        log.info("a card answers again", extra={"card": card})
+        self.look_again()
+
+    def _see(self, looks: Iterable[_Seen]) -> None:
+        """Take over what looks saw, unless one that began later has been there."""
         known = dict(self.snapshot.cards)
-        for card, parents in cards.items():
-            if self._seen.get(card, self._seen_all) < began:
-                self._seen[card] = began
-                known[card] = parents
+        for look in looks:
+            if self._seen.get(look.card, self._seen_all) < look.began:
+                self._seen[look.card] = look.began
+                known[look.card] = look.parents
         every = sorted(itertools.chain(*known.values()), key=lambda parent: parent.address)
         self._store(Snapshot(tuple(every)))
 
@@ -143,18 +186,25 @@ class Node:
     async def remove_unused(self, uuid: str) -> bool:
         """Remove a device if nobody uses it; see ``vfio.remove_unused``."""
         device = self.snapshot.devices.get(uuid)
+        given_up = threading.Event()
         try:
             async with asyncio.timeout(REMOVE_DEADLINE):
-                removed = await in_thread(
-                    lambda: vfio.remove_unused(self.kernel, uuid), name=f"remove {uuid}"
+                return await in_thread(
+                    lambda: vfio.remove_unused(self.kernel, uuid, still_wanted=lambda: not given_up.is_set()),
+                    name=f"remove {uuid}",
                 )
         except TimeoutError as error:
             raise HostError(
                 f"the driver has not removed {uuid} within {REMOVE_DEADLINE:.0f} s; the claim on it stays"
             ) from error
-        parent = self.snapshot.by_address.get(device.parent) if device is not None else None
-        self.look_again(*([parent.card] if parent is not None else []))
-        return removed
+        finally:
+            given_up.set()
+            parent = self.snapshot.by_address.get(device.parent) if device is not None else None
+            self.look_again(*([parent.card] if parent is not None else []))
+
+    async def is_held(self, uuid: str) -> bool:
+        """Whether somebody has the device; see ``vfio.is_held``."""
+        return await in_thread(lambda: vfio.is_held(self.kernel, uuid), name=f"look at {uuid}")
 
     # --- following ---------------------------------------------------------------------------------
 
@@ -166,6 +216,7 @@ class Node:
         """
         loop = asyncio.get_running_loop()
         source = self.kernel.uevents()
+        broken: asyncio.Future[None] = loop.create_future()
 
         def receive() -> None:
             try:
@@ -174,6 +225,10 @@ class Node:
             except UeventsLost:
                 log.info("the kernel dropped events, looking at everything again")
                 self.look_again()
+            except OSError as error:
+                loop.remove_reader(source.fileno())
+                if not broken.done():
+                    broken.set_exception(error)
 
         try:
             async with asyncio.TaskGroup() as looking:
@@ -183,7 +238,9 @@ class Node:
                     while True:
                         # First of all for what happened before the listening began.
                         self.look_again()
-                        await asyncio.sleep(SWEEP)
+                        await asyncio.wait({broken}, timeout=SWEEP)
+                        if broken.done():
+                            broken.result()
                 finally:
                     # From here on the group takes no more looks.
                     self._looking = None
@@ -221,16 +278,15 @@ class Node:
             before, self.snapshot = self.snapshot, snapshot
             self.on_change(before, snapshot)
 
-    def _report(self, faults: Iterable[mdev.Fault], card: Iterable[str] | None = None) -> None:
-        """Tell of new faults once; forget those that are no more, of the parents looked at."""
+    def _report(self, faults: Iterable[mdev.Fault], addresses: Iterable[str], *, texts: bool) -> None:
+        """Tell of new faults once; forget those that are no more, of what was read."""
         now = set(faults)
-        looked_at = None if card is None else tuple(f"/{address}/" for address in card)
-        # A look at a card reads its counts again, and not its texts.
+        looked_at = tuple(f"/{address}/" for address in addresses)
         kept = {
             fault
             for fault in self._faults
-            if looked_at is not None
-            and not (fault.path.endswith("/available_instances") and any(a in fault.path for a in looked_at))
+            if not any(f"{address}" in f"{fault.path}/" for address in looked_at)
+            or not (texts or fault.path.endswith("/available_instances"))
         }
         for fault in sorted(now - self._faults, key=str):
             self.on_fault(fault)

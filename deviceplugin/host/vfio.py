@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deviceplugin.errors import DeviceBusy, DeviceGone, HostError
@@ -55,8 +55,11 @@ def claim(kernel: Kernel, uuid: str) -> Iterator[None]:
         os.close(fd)
 
 
-def remove_unused(kernel: Kernel, uuid: str) -> bool:
+def remove_unused(kernel: Kernel, uuid: str, *, still_wanted: Callable[[], bool] = lambda: True) -> bool:
     """Remove a device if nobody uses it. Returns False where there was none any more.
+
+    Args:
+        still_wanted: asked at the last moment: whoever wanted it may have given up waiting.
 
     Raises:
         DeviceBusy: somebody has it; nothing was done.
@@ -64,6 +67,8 @@ def remove_unused(kernel: Kernel, uuid: str) -> bool:
     """
     try:
         with claim(kernel, uuid):
+            if not still_wanted():
+                raise HostError(f"the removal of {uuid} was given up")
             try:
                 kernel.write(kernel.paths.remove(uuid), "1")
             except OSError as error:

@@ -48,17 +48,17 @@ def offer(
 
     Args:
         listed: the IDs that were advertised before, which stay.
-        held: the IDs that the kubelet has given to containers. They are the first to be Healthy: after
-            a reboot their devices are gone, and only a Healthy one is given back to its pod.
+        held: the IDs of this resource that the kubelet has given to containers, under whatever node name.
+            They are the first to be Healthy: after a reboot their devices are gone, and only a Healthy
+            one is given back to its pod.
     """
     own = slots.resource_hash(node_name, resource.name)
-
-    def ours(ids: Iterable[str]) -> set[SlotId]:
-        parsed = (slots.parse(text) for text in ids)
-        return {slot for slot in parsed if slot is not None and slot.resource_hash == own}
-
-    existing = ours(capacity.snapshot.devices)
-    remembered = ours(held)
+    remembered, before = _slots(held), _slots(listed)
+    existing = {
+        slot
+        for slot in _slots(capacity.snapshot.devices)
+        if slot.resource_hash == own or slot in remembered or slot in before
+    }
     healthy = set(existing)
     spare = max(0, min(resource.cap, MAX_SLOTS) - len(existing))
     for node, fits in sorted(capacity.of(resource).items(), key=lambda entry: _order(entry[0])):
@@ -74,11 +74,15 @@ def offer(
                 healthy.add(slot)
                 fresh -= 1
         spare -= room
-    every = healthy | remembered | ours(listed)
+    every = healthy | remembered | before
     ordered = sorted(every, key=lambda slot: (_order(slot.numa_node), slot.index))
     return Offer(
         resource.name, tuple(OfferedSlot(str(slot), slot in healthy, slot.numa_node) for slot in ordered)
     )
+
+
+def _slots(ids: Iterable[str]) -> set[SlotId]:
+    return {slot for text in ids if (slot := slots.parse(text)) is not None}
 
 
 def _order(numa_node: int | None) -> int:

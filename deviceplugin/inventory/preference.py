@@ -18,12 +18,13 @@ def preferred(
     *,
     existing: Collection[str],
     fresh: Collection[str],
+    busy: Collection[str] = (),
 ) -> tuple[str, ...]:
     """The required IDs, and the best of the available ones up to ``size`` in all.
 
     Never-used devices come first, then as few NUMA nodes as these allow, then slots that have no device
-    before those whose device would have to be made anew. Fails for nothing: what makes no sense is left
-    out of the choice.
+    before those whose device would have to be made anew; last what somebody is busy with. Fails for
+    nothing: what makes no sense is left out of the choice.
     """
     must = tuple(dict.fromkeys(required))
     others = [uuid for uuid in dict.fromkeys(available) if uuid not in must]
@@ -31,10 +32,10 @@ def preferred(
 
     def rank(uuid: str) -> tuple[object, ...]:
         slot = slots.parse(uuid)
-        return (uuid not in fresh, uuid in existing, slot.index if slot else 0, uuid)
+        return (uuid in busy, uuid not in fresh, uuid in existing, slot.index if slot else 0, uuid)
 
     ranked = sorted(others, key=rank)
-    unused = [uuid for uuid in others if uuid in fresh]
+    unused = [uuid for uuid in others if uuid in fresh and uuid not in busy]
     most = min(count, len(unused))
     for nodes in _node_sets({_numa_node(uuid) for uuid in must}, {_numa_node(uuid) for uuid in others}):
         chosen = [uuid for uuid in ranked if _numa_node(uuid) in nodes][:count]

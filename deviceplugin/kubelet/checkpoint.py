@@ -22,17 +22,27 @@ from deviceplugin.errors import KubeletError
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """One container's share of one resource."""
+
+    resource: str
+    paths: frozenset[str]
+    """The host paths of the device nodes that the container gets with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The kubelet's memory at the moment the file was written."""
 
     version: tuple[int, int, int]
     """Tells one writing of the file from another."""
-    paths: dict[str, frozenset[str]]
-    """Each device that a container has, and the host paths that container gets for its resource."""
+    holdings: dict[str, tuple[Holding, ...]]
+    """What is remembered of each device that a container has."""
 
     @property
-    def devices(self) -> frozenset[str]:
-        return frozenset(self.paths)
+    def devices(self) -> dict[str, str]:
+        """The resource that each device belongs to."""
+        return {uuid: holdings[0].resource for uuid, holdings in self.holdings.items()}
 
 
 def version(path: Path) -> tuple[int, int, int] | None:
@@ -62,23 +72,25 @@ def read(path: Path) -> Checkpoint | None:
     return Checkpoint(_version(status), parse(content, path))
 
 
-def parse(content: bytes, path: Path) -> dict[str, frozenset[str]]:
-    """The devices that a checkpoint names, and the host paths that go with each.
+def parse(content: bytes, path: Path) -> dict[str, tuple[Holding, ...]]:
+    """What a checkpoint says of each device that it names.
 
     Raises:
         KubeletError: it can't be understood.
     """
-    found: dict[str, set[str]] = {}
+    found: dict[str, tuple[Holding, ...]] = {}
     try:
         for entry in _list(json.loads(content)["Data"]["PodDeviceEntries"]):
             answer = entry.get("AllocResp")
             encoded = b"" if answer is None else base64.b64decode(answer)
             response = pb.ContainerAllocateResponse.FromString(encoded)
+            paths = frozenset(node.host_path for node in response.devices)
+            holding = Holding(_text(entry.get("ResourceName", "")), paths)
             for uuid in _ids(entry["DeviceIDs"]):
-                found.setdefault(uuid, set()).update(node.host_path for node in response.devices)
+                found[uuid] = (*found.get(uuid, ()), holding)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DecodeError) as error:
         raise KubeletError(f"the kubelet's checkpoint {path} can't be understood: {error!r}") from error
-    return {uuid: frozenset(paths) for uuid, paths in found.items()}
+    return found
 
 
 def _ids(by_node: Any) -> list[str]:
@@ -92,6 +104,12 @@ def _ids(by_node: Any) -> list[str]:
     if not all(isinstance(uuid, str) for uuid in ids):
         raise TypeError("a device ID that is no text")
     return ids
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text was expected, and {type(value).__name__} was found")
+    return value
 
 
 def _list(value: Any) -> list[Any]:

@@ -7,7 +7,7 @@ together, asked in the right order, are proof.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from deviceplugin.errors import KubeletError
@@ -34,35 +34,39 @@ class KubeletMemory:
     """Asks the kubelet.
 
     Args:
-        lines: all endpoints, read anew each time.
+        lines: all endpoints by resource, read anew each time.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self, paths: KubeletPaths, lines: Callable[[], Collection[Line]], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, paths: KubeletPaths, lines: Mapping[str, Line], clock: Callable[[], float]) -> None:
         self._paths = paths
         self._lines = lines
         self._clock = clock
-        self._disturbed = clock()
+        self._disturbed: dict[str, float] = {}
 
-    def disturb(self) -> None:
-        """A connection began or ended: what the kubelet says is not to be trusted for a while."""
-        self._disturbed = self._clock()
+    def disturb(self, resource: str) -> None:
+        """A connection began or ended: what the kubelet says of it is not to be trusted for a while."""
+        self._disturbed[resource] = self._clock()
 
-    def calm_for(self) -> float:
-        """Seconds since all connections are up and none changed; 0 while some is down."""
-        lines = self._lines()
-        if not lines or not all(line.connected for line in lines):
+    def calm_for(self, resource: str | None) -> float:
+        """Seconds since a resource's connection is up and undisturbed; 0 while it is down.
+
+        A device of no resource, from another configuration, is judged by the calmest connection: that is
+        how long this kubelet is there for certain.
+        """
+        if resource is None:
+            return max((self.calm_for(each) for each in self._lines), default=0.0)
+        line = self._lines.get(resource)
+        if line is None or not line.connected or resource not in self._disturbed:
             return 0.0
-        return self._clock() - self._disturbed
+        return self._clock() - self._disturbed[resource]
 
     async def holders(self) -> dict[str, Holder]:
         """The holder of each device that the kubelet names; see ``podresources.list_holders``."""
         return await list_holders(self._paths.pod_resources)
 
-    async def devices_now(self) -> frozenset[str]:
-        """Every device that the kubelet remembers, from a checkpoint written after this call began.
+    async def devices_now(self) -> dict[str, str]:
+        """The resource of every device that the kubelet remembers, written after this call began.
 
         Raises:
             KubeletError: no such checkpoint came, or it can't be understood.
@@ -76,10 +80,10 @@ class KubeletMemory:
     async def _rewrite(self) -> None:
         """Have the kubelet write its checkpoint anew."""
         before = await asyncio.to_thread(checkpoint.version, self._paths.checkpoint)
-        line = next((line for line in self._lines() if line.connected), None)
-        if line is None:
+        up = [resource for resource, line in self._lines.items() if line.connected]
+        if not up:
             raise KubeletError("no stream to the kubelet is up, so its checkpoint can't be had afresh")
-        line.resend()
+        self._lines[max(up, key=self.calm_for)].resend()
         try:
             async with asyncio.timeout(REWRITE_DEADLINE):
                 # A file gives no sign of its own, and comes within milliseconds.
@@ -91,13 +95,13 @@ class KubeletMemory:
                 f"within {REWRITE_DEADLINE:.0f} s of being sent a list"
             ) from error
 
-    async def remembered_devices(self) -> frozenset[str]:
-        """Every device that the kubelet's checkpoint names as it is; none if there is no checkpoint."""
+    async def remembered_devices(self) -> dict[str, str]:
+        """The resource of every device that the checkpoint names as it is; none if there is none."""
         found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
-        return found.devices if found is not None else frozenset()
+        return found.devices if found is not None else {}
 
-    async def remembered_paths(self, uuid: str) -> frozenset[str] | None:
-        """The host paths that a container with this device gets; None if the kubelet knows of none.
+    async def remembered_paths(self, uuid: str) -> tuple[frozenset[str], ...]:
+        """The host paths of each container that the kubelet remembers with this device.
 
         Raises:
             KubeletError: the checkpoint can't be understood, not even when written anew.
@@ -107,4 +111,5 @@ class KubeletMemory:
         except KubeletError:
             await self._rewrite()
             found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
-        return found.paths.get(uuid) if found is not None else None
+        holdings = found.holdings.get(uuid, ()) if found is not None else ()
+        return tuple(holding.paths for holding in holdings)

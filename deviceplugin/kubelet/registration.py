@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 API_VERSION = "v1beta1"
 REGISTER_DEADLINE = 15.0
 """Seconds: the kubelet dials back before it answers, and gives that ten."""
-_NO_DIRECTORY = 1.0
-"""Seconds between looks for a kubelet root that does not exist."""
+_NO_WATCH = 1.0
+"""Seconds between looks at a directory that can't be watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +98,15 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
     ``listeners`` is read anew for each event.
     """
     while True:
-        with Inotify() as inotify:
-            try:
-                inotify.add_watch(
-                    paths.root, Mask.CREATE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
-                )
-            except OSError:
-                await asyncio.sleep(_NO_DIRECTORY)
-                continue
-            with contextlib.suppress(OSError):
-                inotify.add_watch(
-                    paths.plugins,
-                    Mask.CREATE
-                    | Mask.MOVED_TO
-                    | Mask.MOVED_FROM
-                    | Mask.DELETE
-                    | Mask.DELETE_SELF
-                    | Mask.MOVE_SELF
-                    | Mask.ONLYDIR,
-                )
+        try:
+            inotify = _watching(paths)
+        except OSError as error:
+            # No directory yet, or no inotify instance to be had: look from time to time.
+            log.debug("the kubelet's directory can't be watched", extra={"reason": str(error)})
+            _appeared(paths, listeners)
+            await asyncio.sleep(_NO_WATCH)
+            continue
+        with inotify:
             # The watch may have come after the socket.
             _appeared(paths, listeners)
             async for event in inotify:
@@ -132,6 +122,22 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
                         listener.socket_gone(name)
                 elif name == paths.registration.name:
                     _appeared(paths, listeners)
+
+
+def _watching(paths: KubeletPaths) -> Inotify:
+    """Watches on the kubelet's root directory and, where it is there, the one for plugins."""
+    inotify = Inotify()
+    try:
+        itself = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
+        inotify.add_watch(paths.root, Mask.CREATE | Mask.MOVED_TO | itself)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            inotify.add_watch(
+                paths.plugins, Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | itself
+            )
+    except BaseException:
+        inotify.close()
+        raise
+    return inotify
 
 
 def _appeared(paths: KubeletPaths, listeners: Iterable[Listener]) -> None:

@@ -39,6 +39,8 @@ LISTEN_DEADLINE = 2.0
 """Seconds from a registration to the kubelet's asking for the list, which it does at once."""
 AFTER_END = 0.05
 """Seconds from the end of one connection to the next."""
+SHORT_LIVED = 2.0
+"""Seconds: a connection that ends sooner has not worked."""
 FINISH = 3.5
 """Seconds that requests under way have to finish when a server ends."""
 LAST_MOMENT = 0.5
@@ -131,13 +133,22 @@ class Endpoint(rpc.DevicePluginServicer):
 
     async def run(self) -> NoReturn:
         """Serve and stay registered; runs until it is cancelled, and then finishes what is under way."""
+        pause = AFTER_END
         while True:
+            began = asyncio.get_running_loop().time()
             async with self._served():
                 if await self._register() and await self._listened_to():
                     await self._connection.renew.wait()
             # A kubelet before 1.37 takes the end of an old stream for the end of whatever is registered
-            # by then: it has to have seen it first.
+            # by then: it has to have seen it first. One that hangs up again and again gets more time.
+            ended_soon = asyncio.get_running_loop().time() - began < SHORT_LIVED
+            pause = min(2 * pause, LAST_RETRY) if ended_soon else AFTER_END
+            self._retry.clear()
             await asyncio.sleep(AFTER_END)
+            if self._connection.registrar == Registrar.at(self._paths.registration) and (
+                await self._wait_to_retry(pause - AFTER_END)
+            ):
+                pause = AFTER_END
 
     # --- one connection ----------------------------------------------------------------------------
 

@@ -16,6 +16,15 @@ from tests.component.world import NEVER, World, vfio
 ALL = {vfio(name) for name in ("mtty-1", "mtty-2", "mdpy-vga", "mdpy-xga", "mdpy-hd")} | {
     vfio(f"mbochs-{size}") for size in ("small", "medium", "large")
 }
+UNWATCHED = """
+import errno, sys
+from deviceplugin.kubelet import registration
+def no_more():
+    raise OSError(errno.EMFILE, "Too many open files")
+registration.Inotify = no_more
+from deviceplugin.cli import main
+sys.exit(main())
+"""
 GOAL = 0.3
 AT_ONCE = 1.0
 """Seconds; three times the goal, for machines that are busy with tests."""
@@ -236,3 +245,24 @@ async def test_running_pods_keep_their_devices_whatever_the_kubelet_does(begin: 
     assert set(world.devices) == held
     for pod in pods:
         await world.kubelet.restart_container(pod, "c")
+
+
+async def test_a_kubelet_that_hangs_up_again_and_again_is_given_time(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await settled(world)
+    before = world.kubelet.calls["Register"]
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        if world.kubelet.allocatable(vfio("mtty-1")):
+            await world.kubelet.end_stream(vfio("mtty-1"))
+        await asyncio.sleep(0.01)
+    assert world.kubelet.calls["Register"] - before < 15
+
+
+async def test_an_agent_that_can_not_watch_looks_from_time_to_time(begin: Begin) -> None:
+    world = await begin(config=NEVER, agent=False)
+    await world.start_agent(code=UNWATCHED)
+    await settled(world)
+    await world.kubelet.kill()
+    await world.kubelet.start()
+    await settled(world)

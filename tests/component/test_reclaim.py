@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import time
 import uuid
@@ -294,3 +295,16 @@ async def test_devices_within_their_grace_are_kept_however_busy_the_node(begin: 
         asked_last = time.monotonic()
     await world.says("device removed", device=device)
     assert time.monotonic() - asked_last > 1.9
+
+
+async def test_a_resource_whose_stream_flaps_keeps_only_its_own_devices(begin: Begin) -> None:
+    world = await begin(config="reclaim: {grace: 1s, interval: 200ms}")
+    await world.offers(mdpy_hd=4, mtty_1=24)
+    pod = await world.run_pod("mdpy-hd")
+    await world.kubelet.force_delete(pod)
+    until = time.monotonic() + 10
+    while world.devices and time.monotonic() < until:
+        if world.kubelet.allocatable(vfio("mtty-1")):
+            await world.kubelet.end_stream(vfio("mtty-1"))
+        await asyncio.sleep(0.3)
+    assert not world.devices

@@ -191,8 +191,12 @@ class Stage:
 
     async def admit(self, requests: Mapping[str, int] | str, *, name: str = "vm") -> Pod:
         """Admit a pod with one container that asks for this; a type's name means one of it."""
+        return await self.kubelet.admit(self.spec(requests, name=name))
+
+    def spec(self, requests: Mapping[str, int] | str, *, name: str = "vm") -> PodSpec:
+        """A pod with one container that asks for this; a type's name means one of it."""
         wanted = {vfio(requests): 1} if isinstance(requests, str) else requests
-        return await self.kubelet.admit(PodSpec(name, containers=(ContainerSpec("c", wanted),)))
+        return PodSpec(name, containers=(ContainerSpec("c", wanted),))
 
     async def run_pod(self, requests: Mapping[str, int] | str, *, name: str = "vm") -> Pod:
         """Admit such a pod and start it."""

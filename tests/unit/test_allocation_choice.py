@@ -31,8 +31,8 @@ def numa_of(text: str) -> int | None:
     return None if parsed is None else parsed.numa_node
 
 
-async def _no_memory(_uuid: str) -> Collection[str] | None:
-    return None
+async def _no_memory(_uuid: str) -> Collection[frozenset[str]]:
+    return ()
 
 
 class Chooser:

@@ -30,11 +30,14 @@ def response(*host_paths: str) -> str:
     return base64.b64encode(message.SerializeToString()).decode()
 
 
+RESOURCE = "vfio.dev/mtty-1"
+
+
 def entry(ids: Any, answer: Any = "") -> dict[str, Any]:
     return {
         "PodUID": "b6b5c7c1",
         "ContainerName": "main",
-        "ResourceName": "vfio.dev/mtty-1",
+        "ResourceName": RESOURCE,
         "DeviceIDs": ids,
         "AllocResp": answer,
     }
@@ -50,20 +53,26 @@ def test_devices_of_all_numa_nodes_and_containers_are_named() -> None:
     assert checkpoint.parse(content, PATH).keys() == {ONE, TWO, THREE}
 
 
+def paths(content: bytes) -> dict[str, list[set[str]]]:
+    """The host paths of each container that has a device."""
+    found = checkpoint.parse(content, PATH)
+    return {uuid: [set(holding.paths) for holding in holdings] for uuid, holdings in found.items()}
+
+
 def test_each_device_comes_with_the_host_paths_of_its_container() -> None:
     content = written(
         entry({"-1": [ONE, TWO]}, response("/dev/vfio/vfio", "/dev/vfio/7")),
         entry({"-1": [TWO]}, response("/dev/vfio/9")),
     )
-    assert checkpoint.parse(content, PATH) == {
-        ONE: {"/dev/vfio/vfio", "/dev/vfio/7"},
-        TWO: {"/dev/vfio/vfio", "/dev/vfio/7", "/dev/vfio/9"},
+    assert paths(content) == {
+        ONE: [{"/dev/vfio/vfio", "/dev/vfio/7"}],
+        TWO: [{"/dev/vfio/vfio", "/dev/vfio/7"}, {"/dev/vfio/9"}],
     }
 
 
 @pytest.mark.parametrize("ids", [[ONE], {"0": [ONE]}, {"0": None, "1": [ONE]}])
 def test_kubelets_old_and_new_are_understood(ids: Any) -> None:
-    assert checkpoint.parse(written(entry(ids)), PATH) == {ONE: frozenset()}
+    assert paths(written(entry(ids))) == {ONE: [set()]}
 
 
 @pytest.mark.parametrize("ids", [None, {}, [], {"0": None}, {"0": []}])
@@ -76,7 +85,7 @@ def test_a_registered_device_is_not_one_that_a_container_has() -> None:
 
 
 def test_an_entry_without_an_answer_names_its_devices_all_the_same() -> None:
-    assert checkpoint.parse(written(entry([ONE], None)), PATH) == {ONE: frozenset()}
+    assert paths(written(entry([ONE], None))) == {ONE: [set()]}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +212,7 @@ class Kubelet:
         aside.replace(self.paths.checkpoint)
 
     def memory(self, *lines: Line) -> KubeletMemory:
-        return KubeletMemory(self.paths, lambda: lines, self.clock)
+        return KubeletMemory(self.paths, {f"r{n}": line for n, line in enumerate(lines)}, self.clock)
 
 
 @pytest.fixture
@@ -214,7 +223,7 @@ def kubelet(tmp_path: Path) -> Kubelet:
 async def test_the_devices_of_now_come_from_a_checkpoint_that_was_asked_for(kubelet: Kubelet) -> None:
     kubelet.write(written(entry([ONE])))
     line = Line(lambda: kubelet.write(written(entry([TWO]))))
-    assert await kubelet.memory(line).devices_now() == {TWO}
+    assert await kubelet.memory(line).devices_now() == {TWO: RESOURCE}
     assert line.lists == 1
 
 
@@ -225,13 +234,13 @@ async def test_a_kubelet_that_had_no_checkpoint_yet_is_waited_for(kubelet: Kubel
         loop.call_soon(kubelet.write, written(entry([TWO])))
 
     line = Line(write_soon)
-    assert await kubelet.memory(line).devices_now() == {TWO}
+    assert await kubelet.memory(line).devices_now() == {TWO: RESOURCE}
 
 
 async def test_the_list_is_resent_on_a_stream_that_is_up(kubelet: Kubelet) -> None:
     down = Line(connected=False)
     up = Line(lambda: kubelet.write(written()))
-    assert await kubelet.memory(down, up).devices_now() == frozenset()
+    assert await kubelet.memory(down, up).devices_now() == {}
     assert (down.lists, up.lists) == (0, 1)
 
 
@@ -265,33 +274,43 @@ async def test_an_unreadable_checkpoint_written_anew_is_no_proof(kubelet: Kubele
         await kubelet.memory(Line(lambda: kubelet.write(b"{"))).devices_now()
 
 
-def test_the_kubelet_is_calm_once_all_streams_were_up_for_a_while(kubelet: Kubelet) -> None:
+def test_each_resource_is_calm_once_its_stream_was_up_for_a_while(kubelet: Kubelet) -> None:
     one, two = Line(), Line()
     asked = kubelet.memory(one, two)
+    for resource in ("r0", "r1"):
+        asked.disturb(resource)
     kubelet.clock.now += 5
-    assert asked.calm_for() == 5
+    assert asked.calm_for("r0") == asked.calm_for("r1") == 5
     two.connected = False
-    assert asked.calm_for() == 0
+    assert asked.calm_for("r1") == 0
     two.connected = True
-    asked.disturb()
+    asked.disturb("r1")
     kubelet.clock.now += 2
-    assert asked.calm_for() == 2
+    assert (asked.calm_for("r0"), asked.calm_for("r1")) == (7, 2)
+
+
+def test_a_device_of_no_resource_is_judged_by_the_calmest_stream(kubelet: Kubelet) -> None:
+    asked = kubelet.memory(Line(), Line())
+    asked.disturb("r0")
+    kubelet.clock.now += 3
+    asked.disturb("r1")
+    assert asked.calm_for(None) == 3
 
 
 def test_an_agent_without_endpoints_has_no_calm_kubelet(kubelet: Kubelet) -> None:
     asked = kubelet.memory()
     kubelet.clock.now += 100
-    assert asked.calm_for() == 0
+    assert asked.calm_for(None) == asked.calm_for("r0") == 0
 
 
 async def test_what_is_remembered_needs_no_stream(kubelet: Kubelet) -> None:
     asked = kubelet.memory()
-    assert await asked.remembered_devices() == frozenset()
-    assert await asked.remembered_paths(ONE) is None
+    assert await asked.remembered_devices() == {}
+    assert await asked.remembered_paths(ONE) == ()
     kubelet.write(written(entry([ONE], response("/dev/vfio/7"))))
-    assert await asked.remembered_devices() == {ONE}
-    assert await asked.remembered_paths(ONE) == frozenset({"/dev/vfio/7"})
-    assert await asked.remembered_paths(TWO) is None
+    assert await asked.remembered_devices() == {ONE: RESOURCE}
+    assert await asked.remembered_paths(ONE) == (frozenset({"/dev/vfio/7"}),)
+    assert await asked.remembered_paths(TWO) == ()
 
 
 async def test_a_checkpoint_that_is_not_understood_is_written_anew_before_paths_are_compared(
@@ -299,7 +318,7 @@ async def test_a_checkpoint_that_is_not_understood_is_written_anew_before_paths_
 ) -> None:
     kubelet.write(b"{")
     line = Line(lambda: kubelet.write(written(entry([ONE], response("/dev/vfio/7")))))
-    assert await kubelet.memory(line).remembered_paths(ONE) == frozenset({"/dev/vfio/7"})
+    assert await kubelet.memory(line).remembered_paths(ONE) == (frozenset({"/dev/vfio/7"}),)
 
 
 async def test_a_checkpoint_that_stays_damaged_is_told(kubelet: Kubelet) -> None:

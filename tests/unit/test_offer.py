@@ -82,8 +82,14 @@ def test_a_slot_that_the_kubelet_names_is_listed_though_there_is_no_room() -> No
 
 def test_slots_of_other_resources_and_nodes_are_not_listed() -> None:
     foreign = (slot(0, resource="vfio.dev/other"), "00000000-0000-4000-8000-000000000000", "nonsense", "")
-    made = offered(parent(1, foreign[0], foreign[1]), listed=foreign, held=foreign)
+    made = offered(parent(1, foreign[0], foreign[1]), listed=foreign[1:], held=foreign[1:])
     assert [entry.id for entry in made.slots] == [slot(0)]
+
+
+def test_what_the_kubelet_holds_of_the_resource_stays_under_whatever_node_name_it_was_made() -> None:
+    former = str(SlotId(None, 3, slots.resource_hash("former-name", SERIAL.name)))
+    made = offered(parent(1, former), held=[former])
+    assert {entry.id for entry in made.slots if entry.healthy} == {slot(0), former}
 
 
 def test_each_numa_node_has_slots_of_its_own() -> None:

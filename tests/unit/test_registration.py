@@ -231,7 +231,7 @@ async def test_a_kubelet_whose_directory_is_made_later_is_noticed(paths: Kubelet
 async def test_a_kubelet_whose_root_is_made_later_is_noticed(
     paths: KubeletPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registration, "_NO_DIRECTORY", 0.01)
+    monkeypatch.setattr(registration, "_NO_WATCH", 0.01)
     paths.plugins.rmdir()
     paths.root.rmdir()
     async with watching(paths) as noted:
@@ -245,7 +245,7 @@ async def test_a_kubelet_whose_root_is_made_later_is_noticed(
 async def test_a_directory_that_is_replaced_is_watched_anew(
     paths: KubeletPaths, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registration, "_NO_DIRECTORY", 0.01)
+    monkeypatch.setattr(registration, "_NO_WATCH", 0.01)
     new_kubelet(paths)
     async with watching(paths) as noted:
         await noted.until(lambda: len(noted.kubelets) == 1)
