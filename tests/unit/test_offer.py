@@ -88,7 +88,7 @@ def test_slots_of_other_resources_and_nodes_are_not_listed() -> None:
 
 def test_what_the_kubelet_holds_of_the_resource_stays_under_whatever_node_name_it_was_made() -> None:
     former = str(SlotId(None, 3, slots.resource_hash("former-name", SERIAL.name)))
-    made = offered(parent(1, former), held=[former])
+    made = offered(parent(1, former), held=(former,))
     assert {entry.id for entry in made.slots if entry.healthy} == {slot(0), former}
 
 
