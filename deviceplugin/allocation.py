@@ -237,6 +237,6 @@ class Allocation:
         remembered = sorted(set().union(*containers))
         raise AllocationError(
             f"{resource.name}: the device {device.uuid} was made again and is {path} now, but the kubelet "
-            f"would give a container {', '.join(remembered) or 'no device node'}, as allocated before; "
+            f"would give the container {', '.join(remembered) or 'no device node'}, as allocated before; "
             "delete the pod so that it is allocated anew"
         )
