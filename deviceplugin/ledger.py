@@ -3,14 +3,15 @@
 Only what has been seen to be so counts: a device is *fresh* if this process made it and no container
 was started with it since, and *handed over* with a group if this process told the kubelet so. All
 devices of an agent that was just started are used ones, and so are those that lived through a time in
-which the kubelet could have started a container without saying so.
+which the kubelet could have started a container without saying so. A device is *pulled* if it vanished
+under the pod that has it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 
 class Ledger:
@@ -26,6 +27,7 @@ class Ledger:
         self._groups: dict[str, int] = {}
         self._told: defaultdict[str, set[int]] = defaultdict(set)
         self._touched: dict[str, float] = {}
+        self._pulled: set[str] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def lock(self, uuid: str) -> asyncio.Lock:
@@ -56,6 +58,7 @@ class Ledger:
         """It is new and ready."""
         self._fresh.add(uuid)
         self._groups.pop(uuid, None)
+        self._pulled.discard(uuid)
         self.touch(uuid)
 
     def handed_over(self, uuid: str, group: int) -> None:
@@ -84,6 +87,26 @@ class Ledger:
         for uuid in uuids:
             self._fresh.discard(uuid)
             self._groups.pop(uuid, None)
+
+    def vanished(self, uuids: Iterable[str], *, held: Collection[str]) -> None:
+        """Devices that the node has no more: what a pod has and nobody here removed was pulled.
+
+        Args:
+            held: the devices that the kubelet is known to have given to containers.
+        """
+        for uuid in uuids:
+            if not self.is_busy(uuid) and (uuid in self._groups or uuid in held):
+                self._pulled.add(uuid)
+            self.gone([uuid])
+
+    @property
+    def pulled(self) -> frozenset[str]:
+        """The devices that vanished under their pods."""
+        return frozenset(self._pulled)
+
+    def released(self, uuids: Iterable[str]) -> None:
+        """No pod has them any more: what was pulled before may be offered again."""
+        self._pulled.difference_update(uuids)
 
     def forgotten(self, uuid: str) -> None:
         """The kubelet is proved to remember nothing of it."""

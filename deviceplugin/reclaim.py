@@ -19,6 +19,7 @@ from deviceplugin.errors import DeviceBusy, HostError, KubeletError
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
 from deviceplugin.ledger import Ledger
+from deviceplugin.pods import Pods
 from deviceplugin.settings import ReclaimSettings
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,6 @@ class Memory(Protocol):
 
     def calm_for(self, resource: str | None) -> float: ...
 
-    async def holders(self) -> Mapping[str, object]: ...
-
     async def devices_now(self) -> Mapping[str, str]: ...
 
 
@@ -59,8 +58,9 @@ class Reclaim:
 
     Args:
         resource_of: which resource a device belongs to; None for one of another configuration.
+        about: what the log says of a device.
         on_held_back: called when the reason that keeps a device changes.
-        on_removed: called with the device's type and the seconds that its removal took.
+        on_tried: called with whether a removal went well and the seconds that it took.
         on_remembered: called with the devices of each fresh checkpoint.
     """
 
@@ -69,23 +69,31 @@ class Reclaim:
         node: Node,
         ledger: Ledger,
         memory: Memory,
+        pods: Pods,
         settings: ReclaimSettings,
         *,
         resource_of: Callable[[str], str | None],
+        about: Callable[[str], dict[str, object]],
         on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
-        on_removed: Callable[[str, float], None] = lambda _type, _seconds: None,
+        on_tried: Callable[[bool, float], None] = lambda _success, _seconds: None,
         on_remembered: Callable[[Mapping[str, str]], None] = lambda _devices: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
         self._memory = memory
+        self._pods = pods
         self._settings = settings
         self._resource_of = resource_of
+        self._about = about
         self._on_held_back = on_held_back
-        self._on_removed = on_removed
+        self._on_tried = on_tried
         self._on_remembered = on_remembered
         self._told: dict[str, HeldBack] = {}
-        self._pods: dict[str, str] = {}
+
+    @property
+    def held_back(self) -> Mapping[str, HeldBack]:
+        """The devices that may be unused and stay all the same."""
+        return self._told
 
     async def run(self) -> NoReturn:
         """Look for unused devices at every interval; runs until it is cancelled."""
@@ -96,10 +104,10 @@ class Reclaim:
     async def round(self) -> None:
         """Remove what is proved to be unused now."""
         present = {uuid for uuid in self._node.snapshot.devices if slots.is_ours(uuid)}
-        for table in (self._told, self._pods):
-            for uuid in table.keys() - present:
-                del table[uuid]
+        self._pods.keep(present)
         idle = {uuid for uuid in present if self._ledger.idle_for(uuid) >= self._settings.grace}
+        for uuid in self._told.keys() - idle:
+            del self._told[uuid]
         away = {uuid for uuid in idle if self._calm_for(uuid) < self._settings.grace}
         self._hold_back(away, HeldBack.KUBELET_AWAY, "the kubelet was not there, or has only just come")
         idle -= away
@@ -131,13 +139,10 @@ class Reclaim:
 
     async def _unnamed(self, candidates: set[str]) -> set[str]:
         """Those of the candidates that the kubelet doesn't name."""
-        holders = await self._memory.holders()
-        for uuid in candidates & holders.keys():
+        named = (await self._pods.holders()).keys()
+        for uuid in candidates & named:
             self._told.pop(uuid, None)
-            if self._pods.get(uuid) != str(holders[uuid]):
-                self._pods[uuid] = str(holders[uuid])
-                log.info("device belongs to a pod", extra=self._about(uuid))
-        return candidates - holders.keys()
+        return candidates - named
 
     async def _remove(self, uuid: str, begun: float) -> None:
         async with self._ledger.lock(uuid):
@@ -146,7 +151,7 @@ class Reclaim:
             if self._ledger.idle_for(uuid) < since or self._calm_for(uuid) < since:
                 return
             self._ledger.used([uuid])
-            device = self._node.snapshot.devices.get(uuid)
+            about = self._described(uuid)
             began = self._ledger.clock()
             try:
                 removed = await self._node.remove_unused(uuid)
@@ -154,19 +159,16 @@ class Reclaim:
                 self._hold_back({uuid}, HeldBack.IN_USE, str(error))
                 return
             except HostError as error:
+                self._on_tried(False, self._ledger.clock() - began)
                 self._hold_back({uuid}, HeldBack.FAILED, str(error))
                 return
             self._ledger.gone([uuid])
             self._ledger.forgotten(uuid)
-        if removed and device is not None:
-            self._on_removed(device.type, self._ledger.clock() - began)
-            log.info(
-                "device removed",
-                extra={
-                    **self._about(uuid),
-                    "proof": "kubelet calm, not listed twice, not in its fresh checkpoint, group held by us",
-                },
-            )
+            self._told.pop(uuid, None)
+        if removed:
+            self._on_tried(True, self._ledger.clock() - began)
+            proof = "kubelet calm, not listed twice, not in its fresh checkpoint, group held by us"
+            log.info("device removed", extra=about | {"proof": proof})
 
     def _hold_back(self, uuids: set[str] | frozenset[str], reason: HeldBack, why: str) -> None:
         """Say once for each device what keeps it."""
@@ -174,15 +176,8 @@ class Reclaim:
             if self._told.get(uuid) is not reason:
                 self._told[uuid] = reason
                 self._on_held_back(reason)
-                log.info(
-                    "device not removed", extra={**self._about(uuid), "reason": reason.value, "detail": why}
-                )
+                reasons = {"reason": reason.value, "detail": why}
+                log.info("device not removed", extra=self._described(uuid) | reasons)
 
-    def _about(self, uuid: str) -> dict[str, object]:
-        device = self._node.snapshot.devices.get(uuid)
-        about: dict[str, object] = {"device": uuid}
-        if device is not None:
-            about |= {"type": device.type, "parent": device.parent}
-        if uuid in self._pods:
-            about["pod"] = self._pods[uuid]
-        return about
+    def _described(self, uuid: str) -> dict[str, object]:
+        return self._about(uuid) | {"pod": self._pods.of(uuid)}

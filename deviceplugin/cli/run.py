@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,6 +26,9 @@ from deviceplugin.cli.options import (
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.telemetry import logs
 
+if TYPE_CHECKING:
+    from deviceplugin.telemetry.http import Address
+
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +37,13 @@ log = logging.getLogger(__name__)
 @kubelet_root_option
 @simulated_option
 @node_name_option
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    envvar="MDEV_HTTP",
+    show_envvar=True,
+    help="Serve /metrics, /healthz and /readyz there; ':8080' means on all addresses.  [default: nowhere]",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
@@ -55,6 +67,7 @@ def command(
     kubelet_root: Path,
     simulated: Path | None,
     node_name: str | None,
+    http: str | None,
     log_format: logs.LogFormat,
     log_level: str,
 ) -> None:
@@ -71,15 +84,32 @@ def command(
         kernel=kernel_for(simulated),
         kubelet=KubeletPaths(kubelet_root.absolute()),
         node_name=name,
+        http=_address(http),
     )
-    log.info("starting", extra={"version": __version__, "node": name, "kubelet_root": str(kubelet_root)})
     try:
-        asyncio.run(agent.run())
+        asyncio.run(_until_told(agent, version=__version__, node=name, kubelet_root=str(kubelet_root)))
     except BaseExceptionGroup:
         log.exception("a part of the agent failed, which ends it; devices stay as they are")
         _leave(1)
     log.info("ended")
     _leave(0)
+
+
+def _address(text: str | None) -> Address | None:
+    if not text:
+        return None
+    from deviceplugin.telemetry.http import Address
+
+    return Address.parse(text)
+
+
+async def _until_told(agent: Agent, **about: str) -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    log.info("starting", extra=about)
+    await agent.run(ended)
 
 
 def _leave(code: int) -> None:

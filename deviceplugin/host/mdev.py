@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from deviceplugin.errors import DeviceGone, HostError
@@ -26,10 +27,24 @@ _MOMENT = 0.001
 """Seconds in which a device is usually made; what is still between two states then is taken as it is."""
 
 
+class FaultKind(StrEnum):
+    """What is wrong with something in sysfs."""
+
+    UNREADABLE = "unreadable"
+    """Reading it failed."""
+    COUNT = "count"
+    """It is no count."""
+    TEXT = "text"
+    """It is not UTF-8."""
+    NAME = "name"
+    """What it is called can't be printed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Something in sysfs that was left out."""
 
+    kind: FaultKind
     path: str
     reason: str
 
@@ -64,14 +79,14 @@ def scan(paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Sna
     parents = []
     for address in sorted(addresses):
         if not address.isprintable():
-            reader.fault(ascii(f"{root}/{address}"), "the parent's name can't be printed")
+            reader.fault(FaultKind.NAME, ascii(f"{root}/{address}"), "the parent's name can't be printed")
             continue
         try:
             parent = reader.parent(f"{root}/{address}", address, earlier.get(address))
         except OSError as error:
             # A parent that is leaving takes its files with it one by one; that is no fault.
             if os.path.lexists(f"{root}/{address}"):
-                reader.fault(f"{root}/{address}", _why(error))
+                reader.fault(FaultKind.UNREADABLE, f"{root}/{address}", _why(error))
             continue
         parents.append(parent)
     return Scan(Snapshot(tuple(parents)), tuple(reader.faults))
@@ -91,8 +106,9 @@ def cards(paths: HostPaths) -> dict[str, list[str]]:
 
 def find(paths: HostPaths, uuid: str) -> Device | None:
     """Look one device up; None where there is none."""
-    path = os.path.realpath(paths.device(uuid))
     try:
+        # Inside, since resolving a link that goes in that very moment fails too (Python 3.11).
+        path = os.path.realpath(paths.device(uuid))
         return Device(
             uuid, _target(f"{path}/mdev_type"), os.path.basename(os.path.dirname(path)), _group(path)
         )
@@ -125,11 +141,11 @@ def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> No
     Raises:
         HostError: the driver refused it.
     """
-    directory = os.path.realpath(kernel.paths.device(uuid))
-    path = os.path.realpath(f"{directory}/{attribute}")
-    if not path.startswith(f"{directory}/"):
-        raise HostError(f"attribute {attribute!r} is not in the device's own directory")
     try:
+        directory = os.path.realpath(kernel.paths.device(uuid))
+        path = os.path.realpath(f"{directory}/{attribute}")
+        if not path.startswith(f"{directory}/"):
+            raise HostError(f"attribute {attribute!r} is not in the device's own directory")
         kernel.write(Path(path), f"{value}\n")
     except OSError as error:
         raise HostError(f"attribute {attribute!r} refused {value!r}: {_why(error)}") from error
@@ -141,8 +157,8 @@ class _Reader:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
 
-    def fault(self, path: str, reason: str) -> None:
-        self.faults.append(Fault(path, reason))
+    def fault(self, kind: FaultKind, path: str, reason: str) -> None:
+        self.faults.append(Fault(kind, path, reason))
 
     def parent(self, link: str, address: str, known: Parent | None) -> Parent:
         path = os.path.realpath(link)
@@ -181,20 +197,20 @@ class _Reader:
     def type(self, path: str, type_id: str, known: ParentType | None) -> ParentType | None:
         attribute = f"{path}/available_instances"
         if not type_id.isprintable():
-            self.fault(ascii(path), "the type's name can't be printed, so nobody could ask for it")
+            reason = "the type's name can't be printed, so nobody could ask for it"
+            self.fault(FaultKind.NAME, ascii(path), reason)
             return None
         try:
             raw = _read(attribute)
         except OSError as error:
             if os.path.lexists(path):
-                self.fault(attribute, _why(error))
+                self.fault(FaultKind.UNREADABLE, attribute, _why(error))
             return None
         # isdigit() of bytes knows ASCII digits only, which int() of text does not.
         count = raw.strip()
         if not count.isdigit() or len(count) > len(str(1 << 64)):
-            self.fault(
-                attribute, f"a count was expected, and {count[:40]!r} was found" if count else "is empty"
-            )
+            reason = f"a count was expected, and {count[:40]!r} was found" if count else "is empty"
+            self.fault(FaultKind.COUNT, attribute, reason)
             return None
         available = int(count)
         if known is not None:
@@ -216,9 +232,9 @@ class _Reader:
         except FileNotFoundError:
             return ""
         except UnicodeDecodeError:
-            self.fault(path, "is not UTF-8 and is taken as missing")
+            self.fault(FaultKind.TEXT, path, "is not UTF-8 and is taken as missing")
         except OSError as error:
-            self.fault(path, _why(error))
+            self.fault(FaultKind.UNREADABLE, path, _why(error))
         return ""
 
 

@@ -68,6 +68,7 @@ class Node:
     Args:
         on_change: called after every change of the snapshot with the old and the new one.
         on_fault: called for each fault when it is first seen.
+        on_scan: called with the seconds that it took to read a card.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Node:
         *,
         on_change: Callable[[Snapshot, Snapshot], None] = lambda _old, _new: None,
         on_fault: Callable[[mdev.Fault], None] = lambda _fault: None,
+        on_scan: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self.kernel = kernel
         self.snapshot = Snapshot()
         self.on_change = on_change
         self.on_fault = on_fault
+        self.on_scan = on_scan
         self._looks_begun = itertools.count(1)
         self._seen: dict[str, int] = {}
         self._seen_all = 0
@@ -120,7 +123,9 @@ class Node:
         if card in self._stuck:
             return None  # Its driver still blocks an earlier look; there is another when that ends.
         began = next(self._looks_begun)
+        loop = asyncio.get_running_loop()
         async with self._scanners:
+            started = loop.time()
             look = asyncio.create_task(
                 in_thread(lambda: mdev.scan(self.kernel.paths, addresses, known=known), name=f"scan {card}")
             )
@@ -132,6 +137,7 @@ class Node:
                 look.add_done_callback(lambda _: self._answered(card))
             return None
         result = look.result()
+        self.on_scan(loop.time() - started)
         self._report(result.faults, addresses, texts=known is None)
         return _Seen(began, card, result.snapshot.parents)
 

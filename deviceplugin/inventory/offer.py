@@ -43,6 +43,7 @@ def offer(
     node_name: str,
     listed: Iterable[str] = (),
     held: Collection[str] = (),
+    pulled: Collection[str] = (),
 ) -> Offer:
     """What a resource advertises on this node.
 
@@ -51,6 +52,8 @@ def offer(
         held: the IDs of this resource that the kubelet has given to containers, under whatever node name.
             They are the first to be Healthy: after a reboot their devices are gone, and only a Healthy
             one is given back to its pod.
+        pulled: the IDs whose device vanished under a running pod. They stay Unhealthy, whatever room
+            there is: that is how the pod's status comes to show it.
     """
     own = slots.resource_hash(node_name, resource.name)
     remembered, before = _slots(held), _slots(listed)
@@ -59,18 +62,18 @@ def offer(
         for slot in _slots(capacity.snapshot.devices)
         if slot.resource_hash == own or slot in remembered or slot in before
     }
-    healthy = set(existing)
+    healthy, lost = set(existing), _slots(pulled) - existing
     spare = max(0, min(resource.cap, MAX_SLOTS) - len(existing))
     for node, fits in sorted(capacity.of(resource).items(), key=lambda entry: _order(entry[0])):
         room = min(fits, spare)
-        claimed = sorted(slot for slot in remembered - existing if slot.numa_node == node)[:room]
+        claimed = sorted(slot for slot in remembered - existing - lost if slot.numa_node == node)[:room]
         healthy.update(claimed)
         index = 0
         fresh = room - len(claimed)
         while fresh > 0 and index < MAX_SLOTS:
             slot = SlotId(node, index, own)
             index += 1
-            if slot not in healthy:
+            if slot not in healthy and slot not in lost:
                 healthy.add(slot)
                 fresh -= 1
         spare -= room

@@ -1,48 +1,164 @@
-"""What the agent counts, by Prometheus' conventions. Every series is there from the start, at zero."""
+"""What the agent counts, by Prometheus' conventions. Every series is there from the start, at zero.
+
+What merely *is*, slots and devices, is worked out when somebody asks, from the last snapshot and offers.
+These are frozen data, so a scrape takes no lock, keeps nobody waiting and never touches sysfs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter as Tally
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from deviceplugin import __version__
+from deviceplugin.host.mdev import FaultKind
+from deviceplugin.inventory import slots
+from deviceplugin.inventory.offer import Offer
+from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.reclaim import HeldBack
 
 RESULTS = ("success", "error")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+def result(success: bool) -> str:
+    """How something went, as a label's value."""
+    return "success" if success else "error"
+
+
 class Metrics:
-    """The agent's counters, in a registry of their own."""
+    """The agent's metrics, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        held_back: the reasons of the devices that are held back now, one each.
+    """
+
+    def __init__(self, held_back: Callable[[], Collection[HeldBack]] = lambda: ()) -> None:
         self.registry = CollectorRegistry()
-        self.allocations = self._counter("allocations", "Allocate calls answered.", result=RESULTS)
-        self.starts = self._counter("prestarts", "PreStartContainer calls answered.", result=RESULTS)
-        self.registrations = self._counter(
-            "registrations", "Attempts to register with the kubelet.", result=RESULTS
+        self.snapshot = Snapshot()
+        """The node as the next scrape will show it."""
+        self.offers: Mapping[str, Offer] = {}
+        """What is advertised, by resource. Replaced as a whole: scrapes read it in a thread."""
+        self.allocations = self._counter("allocations", "Allocate calls answered.", "resource", "result")
+        self.allocation_seconds = self._histogram("allocation", "Time to answer an Allocate call.")
+        self.starts = self._counter(
+            "container_starts", "PreStartContainer calls answered.", "resource", "result"
         )
-        self.reclaims = self._counter("reclaims", "Devices removed because nobody used them.")
+        self.reclaims = self._counter("reclaims", "Removals of unused devices that were tried.", "result")
+        self.reclaim_seconds = self._histogram("reclaim", "Time to claim and remove a device.")
         self.held_back = self._counter(
-            "held_back", "Removals held back, once per device and reason.", reason=tuple(HeldBack)
+            "removals_held_back", "Removals held back, once per device and reason.", "reason"
         )
-        self.faults = self._counter("faults", "Types and other things in sysfs that had to be left out.")
-        self.allocation_seconds = Histogram(
-            "mdev_allocation_seconds",
-            "Time to answer an Allocate call.",
-            buckets=_SECONDS,
+        self.registrations = self._counter(
+            "registrations", "Attempts to register with the kubelet.", "result"
+        )
+        self.connected = Gauge(
+            "mdev_kubelet_connected",
+            "Whether the kubelet listens to a resource's list.",
+            ("resource",),
             registry=self.registry,
         )
-        self.reclaim_seconds = Histogram(
-            "mdev_reclaim_seconds",
-            "Time to claim and remove a device.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self.scan_seconds = self._histogram("scan", "Time to read the types and devices of one card.")
+        self.faults = self._counter("faults", "Things in sysfs that had to be left out.", "kind")
+        for counter in (self.reclaims, self.registrations):
+            for each in RESULTS:
+                counter.labels(result=each)
+        for reason in HeldBack:
+            self.held_back.labels(reason=reason.value)
+        for kind in FaultKind:
+            self.faults.labels(kind=kind.value)
+        Info("mdev_build", "The agent's version.", registry=self.registry).info({"version": __version__})
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_State(self, held_back))
 
-    def _counter(self, name: str, text: str, **labels: Iterable[str]) -> Counter:
-        counter = Counter(f"mdev_{name}", text, tuple(labels), registry=self.registry)
-        for label, values in labels.items():
-            for value in values:
-                counter.labels(**{label: str(value)})
-        return counter
+    def add_resource(self, resource: str) -> None:
+        """Begin a resource's series, at zero."""
+        self.connected.labels(resource=resource)
+        for each in RESULTS:
+            self.allocations.labels(resource=resource, result=each)
+            self.starts.labels(resource=resource, result=each)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"mdev_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"mdev_{name}_duration_seconds", text, buckets=_SECONDS, registry=self.registry)
+
+
+class _State(Collector):
+    """Slots, devices and what is held back, as they are when somebody asks."""
+
+    def __init__(self, metrics: Metrics, held_back: Callable[[], Collection[HeldBack]]) -> None:
+        self._metrics = metrics
+        self._held_back = held_back
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what is not known yet needs no check for names used twice."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._metrics.snapshot
+        yield _slots(self._metrics.offers, snapshot)
+        yield _available(snapshot)
+        yield _devices(snapshot)
+        now = Tally(self._held_back())
+        family = GaugeMetricFamily(
+            "mdev_devices_held_back", "Devices that may be unused and stay all the same.", labels=["reason"]
+        )
+        for reason in HeldBack:
+            family.add_metric([reason.value], now[reason])
+        yield family
+
+
+def _slots(offers: Mapping[str, Offer], snapshot: Snapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "mdev_slots",
+        "Slots of a resource: free ones, those whose device exists, and those that can't be had now.",
+        labels=["resource", "state"],
+    )
+    for resource, offer in offers.items():
+        occupied = sum(slot.id in snapshot.devices for slot in offer.slots)
+        free = sum(slot.healthy and slot.id not in snapshot.devices for slot in offer.slots)
+        for state, number in (
+            ("free", free),
+            ("occupied", occupied),
+            ("unavailable", len(offer.slots) - free - occupied),
+        ):
+            family.add_metric([resource, state], number)
+    return family
+
+
+def _available(snapshot: Snapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "mdev_available_instances",
+        "How many more devices the kernel says could be made, added up over a card's parents.",
+        labels=["card", "type"],
+    )
+    for card, parents in snapshot.cards.items():
+        stated: Tally[str] = Tally()
+        for parent in parents:
+            for entry in parent.types:
+                stated[entry.id] += entry.available
+        for type_id, number in stated.items():
+            family.add_metric([card, type_id], number)
+    return family
+
+
+def _devices(snapshot: Snapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "mdev_devices",
+        "Mediated devices that exist: the agent's own, and those that somebody else made.",
+        labels=["card", "type", "owner"],
+    )
+    for card, parents in snapshot.cards.items():
+        types = {entry.id for parent in parents for entry in parent.types}
+        found = Tally(
+            (device.type, slots.is_ours(device.uuid)) for parent in parents for device in parent.devices
+        )
+        for type_id in sorted(types | {type_id for type_id, _ in found}):
+            family.add_metric([card, type_id, "ours"], found[type_id, True])
+            family.add_metric([card, type_id, "foreign"], found[type_id, False])
+    return family

@@ -275,7 +275,7 @@ async def test_nothing_is_taken_back_where_that_is_switched_off(begin: Begin) ->
     began = time.monotonic()
     await world.until(lambda: time.monotonic() - began > 1.5)
     assert device in world.devices
-    assert not world.kubelet.calls["List"]
+    assert world.kubelet.calls["List"] <= 1  # Once for the pod's name in the log.
     # The next pod gets it all the same, made anew.
     world.mark(device)
     async with world.plugin(vfio("mdpy-hd")) as plugin:

@@ -75,8 +75,8 @@ class Stage:
         """What the next agent that is started reads."""
         self._config.write_text(f"version: v1\n{text}\n")
 
-    async def start_agent(self, *, code: str | None = None, node_name: str = NODE_NAME) -> None:
-        """Start the agent, and don't wait for anything."""
+    async def start_agent(self, *extra: str, code: str | None = None, node_name: str = NODE_NAME) -> None:
+        """Start the agent with these further options, and don't wait for anything."""
         assert self._agent is None
         with self._log.open("ab") as log:
             self._agent = await asyncio.create_subprocess_exec(
@@ -87,6 +87,7 @@ class Stage:
                 *("--kubelet-root", self.kubelet.root),
                 *("--config", self._config),
                 *("--log-format", "json", "--node-name", node_name),
+                *extra,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log,

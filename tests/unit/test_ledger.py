@@ -113,3 +113,25 @@ async def test_a_device_is_busy_while_somebody_holds_its_lock(ledger: Ledger) ->
     async with ledger.lock(ONE):
         assert ledger.is_busy(ONE)
     assert not ledger.is_busy(ONE)
+
+
+def test_a_device_that_vanishes_under_its_pod_was_pulled_until_it_is_made_again_or_released(
+    ledger: Ledger,
+) -> None:
+    ledger.handed_over(ONE, 7)
+    ledger.vanished([ONE, TWO], held=())
+    assert ledger.pulled == {ONE}
+    assert not ledger.is_handed_over(ONE)
+    ledger.made(ONE)
+    assert not ledger.pulled
+    ledger.vanished([TWO], held=[TWO])
+    assert ledger.pulled == {TWO}
+    ledger.released([TWO])
+    assert not ledger.pulled
+
+
+async def test_a_device_that_this_process_removes_was_not_pulled(ledger: Ledger) -> None:
+    ledger.handed_over(ONE, 7)
+    async with ledger.lock(ONE):
+        ledger.vanished([ONE], held=[ONE])
+    assert not ledger.pulled

@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import generate_latest
 
-from deviceplugin.reclaim import HeldBack
 from deviceplugin.telemetry.logs import LEVELS, LogFormat, set_up
-from deviceplugin.telemetry.metrics import Metrics
 
 log = logging.getLogger("deviceplugin.test")
 
@@ -113,30 +110,3 @@ def test_whatever_is_told_it_is_one_line(
     assert text.count("\n") == 1
     if log_format == "json":
         assert json.loads(text)["event"] == message
-
-
-def series(metrics: Metrics) -> dict[str, float]:
-    """Each series that a scraper would see, with its value."""
-    lines = generate_latest(metrics.registry).decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
-
-
-def test_every_series_is_there_from_the_start() -> None:
-    seen = series(Metrics())
-    for counter in ("allocations", "prestarts", "registrations"):
-        for result in ("success", "error"):
-            assert seen[f'mdev_{counter}_total{{result="{result}"}}'] == 0
-    for reason in HeldBack:
-        assert seen[f'mdev_held_back_total{{reason="{reason.value}"}}'] == 0
-    assert seen["mdev_reclaims_total"] == 0
-    assert seen["mdev_faults_total"] == 0
-    assert seen["mdev_allocation_seconds_count"] == 0
-    assert seen["mdev_reclaim_seconds_count"] == 0
-
-
-def test_two_agents_in_one_process_count_by_themselves() -> None:
-    one, other = Metrics(), Metrics()
-    one.faults.inc()
-    assert series(one)["mdev_faults_total"] == 1
-    assert series(other)["mdev_faults_total"] == 0

@@ -443,3 +443,13 @@ def test_an_error_that_has_no_errno_has_words_too() -> None:
     assert mdev._why(OSError("torn")) == "torn"
     assert mdev._why(OSError()) == "unknown error"
     assert mdev._why(OSError(errno.EUSERS, "x")) == f"EUSERS ({os.strerror(errno.EUSERS)})"
+
+
+def test_a_device_that_goes_while_its_link_is_followed_is_not_there(
+    sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanished(_path: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os.path, "realpath", vanished)
+    assert mdev.find(sysfs.paths, UUID) is None

@@ -32,8 +32,11 @@ def offered(
     resource: Resource = SERIAL,
     listed: tuple[str, ...] = (),
     held: tuple[str, ...] = (),
+    pulled: tuple[str, ...] = (),
 ) -> Offer:
-    return offer(Capacity(Snapshot(parents)), resource, node_name=NODE, listed=listed, held=held)
+    return offer(
+        Capacity(Snapshot(parents)), resource, node_name=NODE, listed=listed, held=held, pulled=pulled
+    )
 
 
 def healthy(made: Offer) -> list[str]:
@@ -169,3 +172,14 @@ def test_whatever_happens_to_a_node_its_list_is_one_that_a_kubelet_survives(
             }
             assert mine <= up or free <= mine
         listed.update(now)
+
+
+def test_a_slot_whose_device_vanished_under_its_pod_is_unhealthy_though_there_is_room() -> None:
+    listed = (slot(0), slot(1))
+    made = offered(parent(2), listed=listed, held=(slot(0),), pulled=(slot(0),))
+    assert healthy(made) == [slot(1), slot(2)]
+    assert [entry.id for entry in made.slots] == [slot(0), slot(1), slot(2)]
+
+
+def test_a_device_that_came_back_is_healthy_again() -> None:
+    assert healthy(offered(parent(0, slot(0)), listed=(slot(0),), pulled=(slot(0),))) == [slot(0)]

@@ -1,0 +1,124 @@
+"""The port for metrics and health, asked as Prometheus, the kubelet and a troublemaker would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from deviceplugin.errors import ConfigError
+from deviceplugin.telemetry import http
+from deviceplugin.telemetry.http import Address, Readiness, serving
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    registry = CollectorRegistry()
+    Counter("cakes", "Eaten.", registry=registry).inc(3)
+    with serving(Address("127.0.0.1", 0), registry, Readiness) as found:
+        yield found
+
+
+async def ask(port: int, path: str, *, method: str = "GET", host: str = "127.0.0.1") -> tuple[int, str]:
+    """The status and the body of an answer."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        return int(head.split()[1]), body
+    finally:
+        writer.close()
+
+
+async def test_the_metrics_are_served(port: int) -> None:
+    status, body = await ask(port, "/metrics")
+    assert status == 200
+    assert "cakes_total 3.0" in body
+
+
+async def test_a_loop_that_turns_is_healthy(port: int) -> None:
+    assert await ask(port, "/healthz") == (200, "ok\n")
+
+
+async def test_readiness_tells_its_reasons() -> None:
+    states = [Readiness(), Readiness(("vfio.dev/a: the kubelet does not listen to it",))]
+    with serving(Address("127.0.0.1", 0), CollectorRegistry(), lambda: states[0]) as port:
+        assert await ask(port, "/readyz") == (200, '{"ready": true, "reasons": []}\n')
+        del states[0]
+        status, body = await ask(port, "/readyz")
+    assert status == 503
+    assert json.loads(body) == {"ready": False, "reasons": ["vfio.dev/a: the kubelet does not listen to it"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [("/", "GET", 404), ("/metrics/x", "GET", 404), ("/metrics", "POST", 405), ("/readyz", "HEAD", 405)],
+)
+async def test_nothing_else_is_answered(port: int, path: str, method: str, status: int) -> None:
+    assert (await ask(port, path, method=method))[0] == status
+
+
+async def test_clients_that_say_nothing_keep_nobody_waiting_for_long(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http._Handler, "timeout", 0.2)
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(3 * http._AT_A_TIME)]
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    assert await ask(port, "/healthz") == (200, "ok\n")
+                except (IndexError, ConnectionError):
+                    await asyncio.sleep(0.02)  # Turned away: all are taken for the moment.
+                else:
+                    break
+    finally:
+        for client in silent:
+            client.close()
+
+
+async def test_clients_that_hang_up_do_no_harm(port: int) -> None:
+    for _ in range(20):
+        client = socket.create_connection(("127.0.0.1", port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+    assert await ask(port, "/healthz") == (200, "ok\n")
+
+
+async def test_all_addresses_are_those_of_both_protocols() -> None:
+    with serving(Address.parse(":0"), CollectorRegistry(), Readiness) as port:
+        assert (await ask(port, "/healthz"))[0] == 200
+        if socket.has_ipv6:
+            assert (await ask(port, "/healthz", host="::1"))[0] == 200
+
+
+async def test_a_port_that_is_taken_is_an_error_that_says_so(port: int) -> None:
+    with (
+        pytest.raises(ConfigError, match=rf"127.0.0.1:{port}: EADDRINUSE"),
+        serving(Address("127.0.0.1", port), CollectorRegistry(), Readiness),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (":8080", "", 8080),
+        ("127.0.0.1:1", "127.0.0.1", 1),
+        ("[::1]:65535", "::1", 65535),
+        ("node:80", "node", 80),
+    ],
+)
+def test_an_address_is_host_and_port(text: str, host: str, port: int) -> None:
+    assert Address.parse(text) == Address(host, port)
+
+
+@pytest.mark.parametrize("text", ["8080", "", ":", "node", "node:http", ":65536", ":-1", "::1:80", ":٣"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no address to listen on"):
+        Address.parse(text)
