@@ -38,10 +38,20 @@ MIN_INTERVAL = 0.1
 
 # --- the file's own form -------------------------------------------------------------------------------
 
-# What `_problems` says in words, as the published schema says it.
-_DOMAIN = r"(?!requests\.)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*(?<!kubernetes\.io)"
-_AS_DOMAIN = {"pattern": f"^{_DOMAIN}$"}
-_AS_NAME = {"pattern": f"^{_DOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"}
+# What `_problems` says in words, as the published schema says it: without lookarounds, which not every
+# validator's regular expressions know (Helm's don't).
+_DOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+
+
+def _as_text(pattern: str, *, but_not: tuple[str, ...]) -> dict[str, object]:
+    return {"pattern": f"^{pattern}$", "not": {"anyOf": [{"pattern": other} for other in but_not]}}
+
+
+_AS_DOMAIN = _as_text(_DOMAIN, but_not=(r"^requests\.", r"kubernetes\.io$"))
+_AS_NAME = _as_text(
+    rf"{_DOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?",
+    but_not=(r"^requests\.", r"^[^/]*kubernetes\.io/"),
+)
 _AS_DURATION = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h)$"}
 _AS_ATTRIBUTES = {
     "propertyNames": {"pattern": f"^{_ATTRIBUTE.pattern}$", "not": {"enum": list(_KERNELS_OWN)}}
