@@ -47,6 +47,7 @@ class Stage:
 
     Args:
         options: what tells the agent which node that is.
+        launcher: the command that starts the agent's own, if any.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Stage:
         *options: str | Path,
         config: str,
         kubelet: Mapping[str, Any],
+        launcher: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
         self.kernel = kernel
+        self._launcher = launcher
         self._options = options
         self.kubelet = SimulatedKubelet(directory / "k", **{"list_empty_for": 0.0, **kubelet})
         self.excused = False
@@ -80,6 +83,7 @@ class Stage:
         assert self._agent is None
         with self._log.open("ab") as log:
             self._agent = await asyncio.create_subprocess_exec(
+                *self._launcher,
                 sys.executable,
                 *(("-m", "deviceplugin") if code is None else ("-c", code)),
                 "run",
