@@ -1,5 +1,7 @@
 """A kernel with the three sample drivers: simulated, or with ``MDEV_TEST_KERNEL=real`` the machine's own.
 
+The simulated one comes in two kinds, with files to open and with device nodes; the latter take CAP_MKNOD.
+
 The real one is meant for the virtual machine that ``tests/kernel/run`` boots: all its devices are removed.
 """
 
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from deviceplugin.errors import HostError
 from deviceplugin.host.kernel import Kernel, LinuxKernel
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.kernel import SimulatedKernel
@@ -24,10 +27,15 @@ def _remove_all(kernel: Kernel) -> None:
         kernel.write(kernel.paths.remove(device.name), "1")
 
 
-@pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
+@pytest.fixture(params=["real"] if REAL else ["files", "device nodes"])
+def kernel(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Kernel]:
     if not REAL:
-        yield SimulatedKernel.build(tmp_path / "node", load("samples"))
+        nodes = request.param == "device nodes"
+        try:
+            simulated = SimulatedKernel.build(tmp_path / "node", load("samples"), device_nodes=nodes)
+        except HostError as error:
+            pytest.skip(str(error))
+        yield simulated
         return
     real = LinuxKernel()
     _remove_all(real)

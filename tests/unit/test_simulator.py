@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -20,9 +23,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deviceplugin.errors import ConfigError
+from deviceplugin.errors import ConfigError, HostError
 from deviceplugin.host.kernel import UeventsLost
-from deviceplugin.simulator.node import eventlog
+from deviceplugin.simulator.node import devicenodes, eventlog
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.journal import Journal
 from deviceplugin.simulator.node.kernel import SimulatedKernel
@@ -37,9 +40,22 @@ def build(tmp_path: Path) -> Build:
     return lambda name: SimulatedKernel.build(tmp_path / name, load(name))
 
 
+@pytest.fixture(params=["files", "device nodes"])
+def samples(tmp_path: Path, request: pytest.FixtureRequest) -> SimulatedKernel:
+    """The sample drivers, on a node of either kind."""
+    nodes = request.param == "device nodes"
+    if nodes:
+        request.getfixturevalue("capable")
+    return SimulatedKernel.build(tmp_path / "samples", load("samples"), device_nodes=nodes)
+
+
 @pytest.fixture
-def samples(build: Build) -> SimulatedKernel:
-    return build("samples")
+def capable(tmp_path: Path) -> None:
+    """Skip where this process may not make device nodes."""
+    try:
+        devicenodes.prove(tmp_path / "proof")
+    except HostError as error:
+        pytest.skip(str(error))
 
 
 def create(kernel: SimulatedKernel, parent: str, type_id: str) -> str:
@@ -71,7 +87,15 @@ def pictured(root: Path) -> dict[str, str]:
     for top in ("sys", "dev"):
         for path in sorted((root / top).rglob("*")):
             picture[str(path.relative_to(root))] = (
-                f"-> {path.readlink()}" if path.is_symlink() else "/" if path.is_dir() else path.read_text()
+                f"-> {path.readlink()}"
+                if path.is_symlink()
+                else "/"
+                if path.is_dir()
+                else "a device node"
+                if path.is_char_device()
+                else path.read_text()
+                if os.access(path, os.R_OK)
+                else "for writing only"
             )
     return picture
 
@@ -176,7 +200,9 @@ def test_s390_has_a_matrix_and_many_subchannels(build: Build) -> None:
     assert counts(kernel, "matrix") == {"vfio_ap-passthrough": 65536}
     device = create(kernel, "matrix", "vfio_ap-passthrough")
     attribute = kernel.paths.device(device) / "assign_adapter"
-    kernel.write(attribute, "0x5")
+    for written in ("0x4", "0x5"):
+        kernel.write(attribute, written)
+    attribute.chmod(0o600)
     assert attribute.read_text() == "0x5"
     create(kernel, "0.0.0100", "vfio_ccw-io")
     assert counts(kernel, "0.0.0100") == {"vfio_ccw-io": 0}
@@ -393,7 +419,7 @@ def test_a_tree_left_at_any_point_is_completed(
 
     for change in (lambda: remove(samples, gone), lambda: create(samples, "mbochs", "mbochs-small")):
         with monkeypatch.context() as patch:
-            for name in ("rename", "link", "symlink", "mkdir", "unlink", "rmdir"):
+            for name in ("rename", "link", "symlink", "mkdir", "unlink", "rmdir", "mknod"):
                 patch.setattr(os, name, stumble(getattr(os, name)))
             try:
                 change()
@@ -566,22 +592,80 @@ def test_half_a_line_of_a_killed_writer_is_cut_off(samples: SimulatedKernel) -> 
 
 
 def test_a_node_is_made_once(samples: SimulatedKernel, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="File exists"):
+    with pytest.raises(ConfigError, match="holds a simulated node already"):
         SimulatedKernel.build(samples.paths.root, load("samples"))
     with pytest.raises(ConfigError, match="holds no simulated node"):
         SimulatedKernel(tmp_path)
 
 
-def test_a_node_whose_builder_was_killed_is_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> None:
-        raise Killed
+def test_of_builders_at_once_one_makes_the_node(tmp_path: Path) -> None:
+    work = """
+import sys
+from pathlib import Path
+from deviceplugin.errors import ConfigError
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
+description = load("samples")
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    SimulatedKernel.build(Path(sys.argv[1]), description)
+    print("made")
+except ConfigError as error:
+    print(str(error).rpartition(" ")[2])
+"""
+    target = tmp_path / "new/node"
+    command = [sys.executable, "-c", work, str(target)]
+    builders = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for builder in builders:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "ready\n"
+    for builder in builders:
+        assert builder.stdin is not None
+        builder.stdin.write("go\n")
+        builder.stdin.flush()
+    assert sorted(builder.communicate()[0] for builder in builders) == ["already.\n", "already.\n", "made\n"]
+    assert counts(SimulatedKernel(target), "mtty")["mtty-1"] == 24
 
+
+@pytest.mark.parametrize("call", [0, 1, 5, 20, 60, 120])
+def test_a_node_whose_builder_was_killed_is_none_and_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    calls = iter(range(1000))
+
+    def stumble(function: Callable[..., object]) -> Callable[..., object]:
+        def stumbling(*arguments: object, **options: object) -> object:
+            if next(calls) == call:
+                raise Killed
+            return function(*arguments, **options)
+
+        return stumbling
+
+    target = tmp_path / "node"
     with monkeypatch.context() as patch:
-        patch.setattr(Tree, "build", killed)
+        for name in ("rename", "link", "symlink", "mkdir", "unlink"):
+            patch.setattr(os, name, stumble(getattr(os, name)))
         with pytest.raises(Killed):
-            SimulatedKernel.build(tmp_path, load("samples"))
-    with pytest.raises(ConfigError, match="was never completed"):
-        SimulatedKernel(tmp_path)
+            SimulatedKernel.build(target, load("nvidia-t4"))
+    assert not Journal.exists(target)
+    assert Journal.is_vacant(target)
+    with pytest.raises(ConfigError, match=r"holds no simulated node|was never completed"):
+        SimulatedKernel(target)
+    made = SimulatedKernel.build(target, load("samples"))
+    fresh = SimulatedKernel.build(tmp_path / "fresh", load("samples"))
+    assert pictured(made.paths.root) == pictured(fresh.paths.root)
+    create(made, "mtty", "mtty-1")
+
+
+def test_a_directory_of_somebody_elses_is_not_vacant(tmp_path: Path) -> None:
+    assert Journal.is_vacant(tmp_path)
+    (tmp_path / ".node").mkdir()
+    assert Journal.is_vacant(tmp_path)
+    (tmp_path / ".node/theirs").touch()
+    assert not Journal.is_vacant(tmp_path)
 
 
 def test_a_tree_that_is_far_behind_is_made_anew(samples: SimulatedKernel) -> None:
@@ -591,3 +675,142 @@ def test_a_tree_that_is_far_behind_is_made_anew(samples: SimulatedKernel) -> Non
     samples.paths.device(device).unlink()
     SimulatedKernel(samples.paths.root)
     assert devices(samples) == {device}
+
+
+# Device nodes
+
+
+def device_node(path: Path) -> tuple[bool, int, tuple[int, int]]:
+    found = path.lstat()
+    number = os.major(found.st_rdev), os.minor(found.st_rdev)
+    return stat.S_ISCHR(found.st_mode), stat.S_IMODE(found.st_mode), number
+
+
+NULL = (True, 0o600, (1, 3))
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> SimulatedKernel:
+    request.getfixturevalue("capable")
+    return SimulatedKernel.build(tmp_path / "nodes", load("samples"), device_nodes=True)
+
+
+def incapable(*command: object) -> subprocess.CompletedProcess[str]:
+    """Run Python as a process that may not make device nodes."""
+    drop = ["setpriv", "--bounding-set=-mknod"] if os.geteuid() == 0 else []
+    return subprocess.run(
+        [*drop, sys.executable, *map(str, command)], capture_output=True, text=True, check=False
+    )
+
+
+def test_vfio_files_are_plain_files_unless_asked_otherwise(build: Build) -> None:
+    kernel = build("samples")
+    create(kernel, "mtty", "mtty-1")
+    assert not kernel.device_nodes
+    assert [path.is_file() for path in kernel.paths.vfio.iterdir()] == [True, True]
+
+
+def test_device_nodes_are_such_as_any_container_may_open(nodes: SimulatedKernel) -> None:
+    create(nodes, "mtty", "mtty-1")
+    assert nodes.device_nodes
+    assert {path.name: device_node(path) for path in nodes.paths.vfio.iterdir()} == {"vfio": NULL, "0": NULL}
+
+
+def test_a_node_remembers_that_it_has_device_nodes(nodes: SimulatedKernel) -> None:
+    device = str(uuid.uuid4())
+    with process("-c", WRITER, nodes.paths.root, nodes.paths.create("mtty", "mtty-1"), device) as writer:
+        writer.wait(10)
+    assert device_node(nodes.paths.group(group_of(nodes, device))) == NULL
+    nodes.reboot()
+    assert [path.name for path in nodes.paths.vfio.iterdir()] == ["vfio"]
+    again = SimulatedKernel(nodes.paths.root)
+    again.unregister("mtty")
+    again.register("mtty")
+    assert device_node(nodes.paths.group(group_of(nodes, create(again, "mtty", "mtty-1")))) == NULL
+
+
+def test_each_device_node_is_held_for_itself_by_whatever_process(nodes: SimulatedKernel) -> None:
+    held, other = create(nodes, "mtty", "mtty-1"), create(nodes, "mtty", "mtty-1")
+    with process("-m", "deviceplugin.simulator.node.vm", nodes.paths.root, held) as machine:
+        assert machine.stdout is not None
+        assert machine.stdout.readline() == f"holding {held}\n"
+        with refused(errno.EBUSY):
+            nodes.open_group(group_of(nodes, held))
+        os.close(nodes.open_group(group_of(nodes, other)))
+        machine.kill()
+        machine.wait(10)
+    os.close(nodes.open_group(group_of(nodes, held)))
+
+
+def test_another_node_of_the_same_number_holds_nothing(nodes: SimulatedKernel, tmp_path: Path) -> None:
+    group = group_of(nodes, create(nodes, "mtty", "mtty-1"))
+    copy = tmp_path / "in-a-container"
+    devicenodes.make(copy)
+    fd = os.open(copy, os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(nodes.open_group(group))
+    os.close(fd)
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
+SimulatedKernel.build(Path(sys.argv[1]), load("samples"), device_nodes=True)
+"""
+
+
+def test_without_the_capability_no_node_is_made(tmp_path: Path) -> None:
+    done = incapable("-c", BUILDER, tmp_path / "new/node")
+    assert "HostError: no device node can be made in" in done.stderr
+    assert "MKNOD" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_capability_no_device_is_made(nodes: SimulatedKernel) -> None:
+    before = pictured(nodes.paths.root)
+    target = nodes.paths.create("mtty", "mtty-1")
+    done = incapable("-c", WRITER, nodes.paths.root, target, uuid.uuid4())
+    assert "HostError: mtty: no device node can be made in" in done.stderr
+    assert pictured(nodes.paths.root) == before
+    assert nodes._journal.load().devices == {}
+    create(nodes, "mtty", "mtty-1")
+
+
+def test_without_the_capability_everything_else_is_done(nodes: SimulatedKernel) -> None:
+    device = create(nodes, "mtty", "mtty-1")
+    assert incapable("-c", WRITER, nodes.paths.root, nodes.paths.remove(device), "1").stderr == ""
+    assert devices(nodes) == set()
+
+
+def test_a_device_that_was_left_half_made_waits_for_who_can_finish_it(
+    nodes: SimulatedKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = str(uuid.uuid4())
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tree, "sync", killed)
+        with pytest.raises(Killed):
+            nodes.write(nodes.paths.create("mtty", "mtty-1"), device)
+    looked = incapable("-m", "deviceplugin", "types", "--simulated", nodes.paths.root)
+    assert "mdev-device-plugin: no device node can be made in" in looked.stderr
+    kernel = SimulatedKernel(nodes.paths.root)
+    assert device_node(kernel.paths.group(group_of(kernel, device))) == NULL
+
+
+@pytest.mark.usefixtures("capable")
+def test_where_device_nodes_can_not_be_opened_no_node_is_made(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o nodev none "$1" && "$2" -c "$3" "$1/node"; ls -A "$1"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), sys.executable, BUILDER]
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare to mount something with")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "mount: " in done.stderr or "unshare: " in done.stderr:
+        pytest.skip(f"nothing can be mounted here: {done.stderr}")
+    assert "can't be opened: EACCES" in done.stderr
+    assert "nodev" in done.stderr
+    assert done.stdout == ""

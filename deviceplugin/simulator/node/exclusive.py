@@ -1,4 +1,8 @@
-"""Files that can be open once on a node, and are let go with the process that has them, even at kill -9."""
+"""Files that can be open once on a node, and are let go with the process that has them, even at kill -9.
+
+The lock is on the inode. So it works on device nodes too, each for itself although all have one number; and
+what a container runtime makes of one inside a container is another one: having that open holds nothing here.
+"""
 
 from __future__ import annotations
 

@@ -53,8 +53,10 @@ class Files:
 
     def put(self, path: Path, content: str, *, mode: int = 0o444) -> None:
         """Make a file that nothing else is like."""
-        if path.exists() and path.read_text() == content:
-            return
+        # What is only for writing can't be read without root; it is then made anew.
+        with suppress(FileNotFoundError, PermissionError):
+            if path.read_text() == content:
+                return
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.aside()
         write(aside, content.encode(), mode=mode)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +20,7 @@ import msgspec
 
 from deviceplugin.errors import ConfigError
 from deviceplugin.host.paths import HostPaths
+from deviceplugin.simulator.node import devicenodes
 from deviceplugin.simulator.node.cards import NodeDescription
 from deviceplugin.simulator.node.description import parse
 from deviceplugin.simulator.node.eventlog import EventLog
@@ -25,6 +28,11 @@ from deviceplugin.simulator.node.state import Draft, Event, State
 from deviceplugin.simulator.node.tree import Tree
 
 _WIDTH = 20
+_HOME = ".node"
+_DEVICE_NODES = "device-nodes"
+"""A file that is there where the node has device nodes."""
+_PROOF = ".mdev-proof-"
+"""How a file begins that is there while it is found out whether device nodes can be made."""
 
 
 class Session:
@@ -65,41 +73,76 @@ class Journal:
         Raises:
             ConfigError: there is none.
         """
-        self.home = directory / ".node"
+        self.home = directory / _HOME
         try:
             text = (self.home / "description.yaml").read_text()
         except OSError as error:
             raise ConfigError(f"{directory} holds no simulated node ({error.strerror}).") from None
         self.node = parse(text, origin=f"{directory}/.node/description.yaml")
         self.paths = HostPaths(directory)
-        self.tree = Tree(paths=self.paths, node=self.node, workshop=self.home)
+        self.device_nodes = (self.home / _DEVICE_NODES).exists()
+        self.tree = Tree(paths=self.paths, node=self.node, workshop=self.home, device_nodes=self.device_nodes)
         self.log = EventLog(self.home / "events")
 
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Whether a node is there. One whose builder has not finished, or was killed, is none."""
+        return (directory / _HOME / "state.json").exists()
+
+    @staticmethod
+    def is_vacant(directory: Path) -> bool:
+        """Whether there is nothing in a directory but what is left of a builder that was killed.
+
+        Raises:
+            OSError: it can't be looked into.
+        """
+        if not directory.exists():
+            return True
+        home = directory / _HOME
+        begun = home.is_dir() and ((home / "lock").exists() or not any(home.iterdir()))
+        left = (_HOME, "sys", "dev") if begun else ()
+        return all(entry.name in left or entry.name.startswith(_PROOF) for entry in directory.iterdir())
+
     @classmethod
-    def build(cls, directory: Path, node: NodeDescription) -> Journal:
-        """Make a node where there is none yet.
+    def build(cls, directory: Path, node: NodeDescription, *, device_nodes: bool = False) -> Journal:
+        """Make a node where there is none yet. Of several builders at once, one makes it.
 
         Raises:
             ConfigError: there is one, or something else.
+            HostError: there can't be device nodes; nothing was done.
         """
-        home = directory / ".node"
         try:
-            home.mkdir(parents=True)
-            # The lock comes first: nobody may open a node that is half made.
-            lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            if device_nodes and not cls.exists(directory):
+                devicenodes.prove(_nearest(directory) / f"{_PROOF}{uuid.uuid4()}")
+            home = directory / _HOME
+            home.mkdir(parents=True, exist_ok=True)
+            lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if cls.exists(directory):
+                    raise ConfigError(f"{directory} holds a simulated node already.")
+                _clear(home)
+                return cls._make(directory, node, lock, device_nodes=device_nodes)
+            finally:
+                os.close(lock)
         except OSError as error:
             raise ConfigError(f"A node can't be made in {directory} ({error.strerror}).") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            (home / "description.yaml").write_text(node.source)
-            (home / "events").touch()
-            journal = cls(directory)
-            state = State(first_group=node.first_group)
-            journal.tree.build(state)
-            journal.save(state)
-            journal.followed(lock, state)
-        finally:
-            os.close(lock)
+
+    @classmethod
+    def _make(cls, directory: Path, node: NodeDescription, lock: int, *, device_nodes: bool) -> Journal:
+        home = directory / _HOME
+        if device_nodes:
+            (home / _DEVICE_NODES).touch()
+        (home / "events").touch()
+        # In one piece, and after what it is read with: a node that is described can be opened.
+        aside = home / "description.yaml.new"
+        aside.write_text(node.source)
+        aside.rename(home / "description.yaml")
+        journal = cls(directory)
+        state = State(first_group=node.first_group)
+        journal.tree.build(state)
+        journal.save(state)
+        journal.followed(lock, state)
         return journal
 
     @contextmanager
@@ -112,7 +155,7 @@ class Journal:
                 state = self.load()
             except FileNotFoundError:
                 raise ConfigError(
-                    f"The node in {self.paths.root} was never completed: build it anew."
+                    f"The node in {self.paths.root} was never completed: make it anew."
                 ) from None
             behind = state.generation - int(os.pread(lock, _WIDTH, 0) or -1)
             if behind:
@@ -136,3 +179,22 @@ class Journal:
     def followed(self, lock: int, state: State) -> None:
         """Note that tree and log show this state."""
         os.pwrite(lock, b"%0*d" % (_WIDTH, state.generation), 0)
+
+
+def _nearest(directory: Path) -> Path:
+    """The directory itself, or what there is of the way to it: both are on one file system."""
+    return next(place for place in (directory, *directory.absolute().parents) if place.is_dir())
+
+
+def _clear(home: Path) -> None:
+    """Take away what a killed builder left; last of all the description, by which that is known."""
+    description = home / "description.yaml"
+    if description.exists():
+        root = HostPaths(home.parent)
+        for directory in (root.sysfs, root.vfio.parent, *filter(Path.is_dir, [*home.iterdir()])):
+            if directory.exists():
+                shutil.rmtree(directory)
+    for file in [*home.iterdir()]:
+        if file.name not in ("lock", description.name):
+            file.unlink()
+    description.unlink(missing_ok=True)

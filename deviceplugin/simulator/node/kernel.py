@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from deviceplugin.errors import HostError
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.simulator.node.announcements import device_events, parent_event, vfio_events
 from deviceplugin.simulator.node.cards import NodeDescription
@@ -43,29 +44,45 @@ class SimulatedKernel:
 
         Raises:
             ConfigError: there is none.
+            HostError: a killed process left a device whose node this one can't make.
         """
         self._journal = Journal(directory)
         self.node = self._journal.node
         self.settle()
 
     @classmethod
-    def build(cls, directory: Path, description: NodeDescription) -> SimulatedKernel:
+    def build(
+        cls, directory: Path, description: NodeDescription, *, device_nodes: bool = False
+    ) -> SimulatedKernel:
         """Make a node in a directory that has none, and open it.
+
+        Args:
+            device_nodes: what VMs open are device nodes, now and in whatever process makes devices later.
 
         Raises:
             ConfigError: it can't be made there.
+            HostError: this process can't make device nodes there.
         """
-        Journal.build(directory, description)
+        Journal.build(directory, description, device_nodes=device_nodes)
         return cls(directory)
 
     @property
     def paths(self) -> HostPaths:
         return self._journal.paths
 
+    @property
+    def device_nodes(self) -> bool:
+        """Whether the node has device nodes for VMs to open."""
+        return self._journal.device_nodes
+
     # The kernel's interface.
 
     def write(self, path: Path, text: str) -> None:
-        """Write to a sysfs attribute; see ``Kernel.write``. Of an empty write no driver hears."""
+        """Write to a sysfs attribute; see ``Kernel.write``. Of an empty write no driver hears.
+
+        Raises:
+            HostError: a device's node can't be made by this process; there is no device then.
+        """
         path.stat()
         parts = Path(os.path.realpath(path)).relative_to(os.path.realpath(self.paths.root)).parts
         match parts:
@@ -207,6 +224,10 @@ class SimulatedKernel:
     def _create(self, address: str, type_id: str, uuid: str) -> None:
         with self._session() as session:
             self._check(session, address, type_id, uuid)
+            try:
+                self._journal.tree.prove()
+            except HostError as error:
+                raise HostError(f"{address}: {error}") from error
             slow = session.state.fault("slow-create", parent=address, type_id=type_id)
             if slow is None:
                 self._finish(session, address, type_id, uuid)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deviceplugin.host.paths import HostPaths
+from deviceplugin.simulator.node import devicenodes
 from deviceplugin.simulator.node.cards import Card, NodeDescription, TypeDescription
 from deviceplugin.simulator.node.files import Files, write
 from deviceplugin.simulator.node.state import UUID, Device, State, available
@@ -43,11 +44,15 @@ def devpath(card: Card, address: str) -> str:
 class Tree:
     """The files of one node. Its methods want the node's lock to be held."""
 
-    def __init__(self, *, paths: HostPaths, node: NodeDescription, workshop: Path) -> None:
+    def __init__(
+        self, *, paths: HostPaths, node: NodeDescription, workshop: Path, device_nodes: bool
+    ) -> None:
         self.paths = paths
         self.node = node
         self.workshop = workshop
         """A directory on the same file system, in which things are made before they are seen."""
+        self.device_nodes = device_nodes
+        """Whether what is in ``/dev`` are device nodes, and not just files."""
         self._files = Files(workshop)
 
     # What there is once and for all.
@@ -64,7 +69,7 @@ class Tree:
             directory.mkdir(parents=True, exist_ok=True)
         self._files.prepare()
         (self.workshop / "attached").mkdir()
-        self._files.put(self.paths.container, "")
+        self._openable(self.paths.container)
         for card in self.node.cards:
             self._made(f"bus/mdev/drivers/{card.model.driver}")
             for address in dict.fromkeys((card.address, *card.parents)):
@@ -96,6 +101,15 @@ class Tree:
                 self._files.link(here / f"virtfn{number}", self.directory(parent, card))
 
     # What a commit changes.
+
+    def prove(self) -> None:
+        """Find out whether a device could be shown, before there is one.
+
+        Raises:
+            HostError: its node can't be made by this process.
+        """
+        if self.device_nodes:
+            devicenodes.prove(self.workshop / "proof")
 
     def sync(self, old: State, new: State) -> None:
         """Take the tree from one state to the next."""
@@ -241,11 +255,21 @@ class Tree:
                 here / name, value, mode=MODES[card.model.device_attributes(device.type)[name].access]
             )
         self._files.link(self._made(f"kernel/iommu_groups/{device.group}/devices") / device.uuid, here)
-        for path in (self.paths.vfio / str(device.group), self.attachment(device.uuid)):
-            if not path.exists():
-                write(str(path), b"", mode=0o600)
+        if device.group is not None:
+            self._openable(self.paths.group(device.group))
+        if not self.attachment(device.uuid).exists():
+            write(str(self.attachment(device.uuid)), b"", mode=0o600)
         self._files.link(listed, here)
         self._files.link(bus, here)
+
+    def _openable(self, path: Path) -> None:
+        """What a VM opens."""
+        if path.exists():
+            return
+        if self.device_nodes:
+            devicenodes.make(path)
+        else:
+            write(str(path), b"", mode=0o600)
 
     def _directory_of(self, card: Card, device: Device, here: Path) -> None:
         aside = self._files.aside()
