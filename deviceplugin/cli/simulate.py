@@ -19,14 +19,12 @@ from deviceplugin.errors import ConfigError, HostError
 from deviceplugin.host import mdev, vfio
 from deviceplugin.inventory import slots
 from deviceplugin.simulator.node import description
+from deviceplugin.simulator.node.journal import Journal
 from deviceplugin.simulator.node.kernel import SimulatedKernel
 from deviceplugin.simulator.node.vm import hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_MADE_BY = ".node"
-"""What a directory with a simulated node has."""
 
 
 def _list_nodes(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -57,6 +55,17 @@ class _OptionsAnywhere(click.Group):
     "--node", metavar="NAME|FILE", help="Make this node: a name of --list, or a file that describes one."
 )
 @click.option(
+    "--if-missing",
+    is_flag=True,
+    help="Where a node is there already, whichever it is: leave it as it is, and succeed.",
+)
+@click.option(
+    "--device-nodes",
+    is_flag=True,
+    help="Make what is below DIR/dev/vfio device nodes instead of files, so that a container runtime can "
+    "hand them on. That takes root with CAP_MKNOD, and so does making devices on this node later.",
+)
+@click.option(
     "--list",
     is_flag=True,
     is_eager=True,
@@ -65,7 +74,9 @@ class _OptionsAnywhere(click.Group):
     help="List the nodes by name.",
 )
 @click.pass_context
-def command(ctx: click.Context, directory: Path, node: str | None) -> None:
+def command(
+    ctx: click.Context, directory: Path, node: str | None, if_missing: bool, device_nodes: bool
+) -> None:
     """Make a simulated node in DIR, without hardware; or do something to one that is there.
 
     \b
@@ -75,11 +86,12 @@ def command(ctx: click.Context, directory: Path, node: str | None) -> None:
 
     It answers as a kernel does, errors included. What refuses is named by its errno.
     """  # noqa: D301  # click keeps the lines behind \b as they are
-    exists = (directory / _MADE_BY).is_dir()
+    exists = Journal.exists(directory)
     if ctx.invoked_subcommand is not None:
-        if node is not None:
+        if node is not None or if_missing or device_nodes:
             raise click.UsageError(
-                f"'{ctx.invoked_subcommand}' is for a node that is there, and --node makes one"
+                f"'{ctx.invoked_subcommand}' is for a node that is there; --node, --if-missing and "
+                "--device-nodes are for making one"
             )
         if not exists:
             raise click.UsageError(
@@ -87,28 +99,57 @@ def command(ctx: click.Context, directory: Path, node: str | None) -> None:
             )
         ctx.obj = SimulatedKernel(directory)
         return
-    if exists:
+    if exists and not if_missing:
         raise click.UsageError(
             f"{directory} holds a simulated node already; say what to do to it, as in "
             f"'simulate {directory} create TYPE', or make another in a new directory"
         )
     if node is None:
         raise click.UsageError("say which node to make with --node; --list tells which there are")
-    _make(directory, node)
+    if not exists:
+        try:
+            _make(directory, node, device_nodes=device_nodes)
+        except ConfigError:
+            # With --if-missing it is no failure that another process was quicker.
+            if not (if_missing and Journal.exists(directory)):
+                raise
+        else:
+            return
+    _leave(directory, node, device_nodes=device_nodes)
 
 
-def _make(directory: Path, node: str) -> None:
+def _leave(directory: Path, node: str, *, device_nodes: bool) -> None:
+    """Say that a node stays as it is, which pods may be using, and in what it differs from the wanted one."""
+    kernel = SimulatedKernel(directory)
+    differences = []
+    try:
+        wanted = description.load(node)
+    except ConfigError as error:
+        differences.append(f"can't be compared with {node!r} ({error})")
+    else:
+        if (wanted.cards, wanted.first_group) != (kernel.node.cards, kernel.node.first_group):
+            differences.append(f"is another than {node!r}")
+    if device_nodes and not kernel.device_nodes:
+        differences.append("has files in the place of device nodes, which no container runtime hands on")
+    if kernel.device_nodes and not device_nodes:
+        differences.append("has device nodes, which were not asked for")
+    which = f", though it {' and '.join(differences)}" if differences else ""
+    click.echo(" ".join(f"{directory} holds a simulated node already; it stays as it is{which}".split()))
+
+
+def _make(directory: Path, node: str, *, device_nodes: bool) -> None:
     cards = description.load(node)
     try:
-        if directory.exists() and any(directory.iterdir()):
-            raise click.UsageError(f"{directory} is not empty; a node is made in a new or empty directory")
+        vacant = Journal.is_vacant(directory)
     except OSError as error:
         raise ConfigError(f"{directory} can't be used: {_named(error)}") from error
-    kernel = SimulatedKernel.build(directory, cards)
+    if not vacant:
+        raise click.UsageError(f"{directory} is not empty; a node is made in a new or empty directory")
+    kernel = SimulatedKernel.build(directory, cards, device_nodes=device_nodes)
     snapshot = mdev.scan(kernel.paths).snapshot
     click.echo(
         f"{directory}: {_count(len(snapshot.cards), 'card')} with {_count(len(snapshot.parents), 'parent')} "
-        f"and {_count(len(snapshot.types), 'type')}"
+        f"and {_count(len(snapshot.types), 'type')}{', with device nodes' if device_nodes else ''}"
     )
     for card in cards.cards[:8]:
         click.echo(f"  {card.address}  {card.model.driver}, {_count(len(card.model.offered), 'type')}")

@@ -23,6 +23,7 @@ from deviceplugin.cli import COMMANDS, main
 from deviceplugin.cli.look import NO_BUS, NO_TYPES
 from deviceplugin.cli.tables import table
 from deviceplugin.host import mdev
+from deviceplugin.host.paths import HostPaths
 from deviceplugin.inventory.slots import SlotId, resource_hash
 from deviceplugin.simulator.kubelet.checkpointfile import Entry
 from deviceplugin.simulator.kubelet.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
@@ -366,6 +367,73 @@ class TestSimulate:
         assert [line.split()[0] for line in listed] == description.names()
         assert all(len(line.split()) > 3 for line in listed)
 
+    def test_leaves_a_node_that_is_there_if_only_a_missing_one_is_wanted(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        there = tmp_path / "node"
+        made = run("simulate", there, "--if-missing", "--node", "samples")
+        assert made.out.startswith(f"{there}: 3 cards")
+        run("simulate", there, "create", "mtty-1", "--uuid", FOREIGN)
+        stays = f"{there} holds a simulated node already; it stays as it is"
+        assert run("simulate", there, "--node", "samples", "--if-missing") == Result(0, f"{stays}\n", "")
+        for node, differs in {
+            "big": "is another than 'big'",
+            "nvidia-t5": "can't be compared with 'nvidia-t5' (There is no node 'nvidia-t5'",
+        }.items():
+            result = run("simulate", there, "--node", node, "--if-missing")
+            assert (result.code, result.err, result.out.count("\n")) == (0, "", 1)
+            assert result.out.startswith(f"{stays}, though it {differs}")
+        result = run("simulate", there, "--node", "big", "--if-missing", "--device-nodes")
+        assert (result.code, result.err) == (0, "")
+        assert result.out == (
+            f"{stays}, though it is another than 'big' and has files in the place of device nodes, "
+            "which no container runtime hands on\n"
+        )
+        assert mdev.find(HostPaths(there), FOREIGN) is not None
+
+    def test_processes_at_once_that_want_a_missing_node_all_succeed(self, tmp_path: Path) -> None:
+        target = tmp_path / "new/node"
+        command = [sys.executable, "-m", "deviceplugin", "simulate", str(target), "--node", "samples"]
+        children = [
+            subprocess.Popen([*command, "--if-missing"], stdout=subprocess.PIPE, text=True) for _ in range(3)
+        ]
+        told = [child.communicate()[0].splitlines()[0] for child in children]
+        assert [child.returncode for child in children] == [0, 0, 0]
+        assert sorted(told) == [
+            *[f"{target} holds a simulated node already; it stays as it is"] * 2,
+            f"{target}: 3 cards with 3 parents and 8 types",
+        ]
+
+    def test_makes_device_nodes(self, run: Run, tmp_path: Path) -> None:
+        there = tmp_path / "node"
+        made = run("simulate", there, "--node", "samples", "--device-nodes")
+        if made.code:
+            made.fails(1, "no device node can be made", "MKNOD")
+            pytest.skip(made.err)
+        assert made.out.splitlines()[0] == f"{there}: 3 cards with 3 parents and 8 types, with device nodes"
+        run("simulate", there, "create", "mtty-1")
+        assert [path.is_char_device() for path in HostPaths(there).vfio.iterdir()] == [True, True]
+        assert run("simulate", there, "--node", "samples", "--if-missing").out.endswith(
+            "though it has device nodes, which were not asked for\n"
+        )
+
+    def test_a_device_whose_node_can_not_be_made_is_refused_with_what_to_do(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there = tmp_path / "node"
+        monkeypatch.setattr(os, "mknod", lambda path, *_: Path(path).touch())
+        run("simulate", there, "--node", "samples", "--device-nodes")
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "mknod", refuse)
+        run("simulate", there, "create", "mtty-1").fails(
+            1, "mtty-1 could not be made on mtty: no device node can be made in", "EPERM (", "MKNOD"
+        )
+        run("simulate", tmp_path / "n", "--node", "samples", "--device-nodes").fails(1, "EPERM (", "MKNOD")
+        assert not (tmp_path / "n").exists()
+
     def test_says_how_when_called_wrongly(self, run: Run, tmp_path: Path) -> None:
         there = tmp_path / "there"
         run("simulate", there, "--node", "samples")
@@ -377,6 +445,8 @@ class TestSimulate:
         run("simulate", there, "--node", "samples").fails(2, "already")
         run("simulate", tmp_path / "n", "reboot").fails(2, "no simulated node", "--node NAME")
         run("simulate", "--node", "samples", there, "reboot").fails(2, "--node")
+        run("simulate", "--if-missing", there, "reboot").fails(2, "--if-missing")
+        run("simulate", tmp_path / "n", "--if-missing").fails(2, "--node", "--list")
         run("simulate", there, "explode").fails(2, "No such command 'explode'")
         run("simulate", there, "create", "nvidia-1").fails(2, "no parent offers", "mtty-1")
         run("simulate", there, "create", "mtty-1", "--parent", "mdpy").fails(2, "does not offer mtty-1")

@@ -96,12 +96,12 @@ class Journal:
         Raises:
             OSError: it can't be looked into.
         """
-        if not directory.exists():
-            return True
+        # Listed first: another builder may begin in this very moment.
+        found = {entry.name for entry in directory.iterdir()} if directory.exists() else set()
         home = directory / _HOME
         begun = home.is_dir() and ((home / "lock").exists() or not any(home.iterdir()))
-        left = (_HOME, "sys", "dev") if begun else ()
-        return all(entry.name in left or entry.name.startswith(_PROOF) for entry in directory.iterdir())
+        left = {_HOME, "sys", "dev"} if begun else set()
+        return all(name.startswith(_PROOF) for name in found - left)
 
     @classmethod
     def build(cls, directory: Path, node: NodeDescription, *, device_nodes: bool = False) -> Journal:
