@@ -1,6 +1,6 @@
 """A container of the image that `make image` built, with a root file system that nothing can be written to.
 
-IMAGE and ENGINE name the image and the engine, as they do for ``image/build``.
+IMAGE and ENGINE name the image and the engine, as they do for ``tests/image/build``.
 """
 
 from __future__ import annotations
