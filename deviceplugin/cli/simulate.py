@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
+from deviceplugin.cli.faults import clear_faults, fault
 from deviceplugin.cli.tables import note, table
 from deviceplugin.errors import ConfigError, HostError
 from deviceplugin.host import mdev, vfio
@@ -243,6 +244,10 @@ def reboot(kernel: SimulatedKernel) -> None:
     """Start the node anew: no device is left, and groups have other numbers."""
     with _refusals("the node could not be rebooted"):
         kernel.reboot()
+
+
+command.add_command(fault)
+command.add_command(clear_faults)
 
 
 def _on_parent(kernel: SimulatedKernel, parent: str, action: Callable[[str], None]) -> None:

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
@@ -28,7 +29,9 @@ from deviceplugin.inventory.slots import SlotId, resource_hash
 from deviceplugin.simulator.kubelet.checkpointfile import Entry
 from deviceplugin.simulator.kubelet.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
 from deviceplugin.simulator.node import description
+from deviceplugin.simulator.node.journal import Journal
 from deviceplugin.simulator.node.kernel import SimulatedKernel
+from deviceplugin.simulator.node.state import FaultKind
 from deviceplugin.simulator.node.vm import hold
 
 FOREIGN = "11111111-2222-4333-8444-555555555555"
@@ -480,6 +483,76 @@ class TestSimulate:
         snapshot = mdev.scan(kernel.paths).snapshot
         assert ("mtty" in snapshot.by_address, len(snapshot.devices)) == (True, 0)
 
+    def test_has_things_go_wrong_until_it_is_told_otherwise(self, run: Run, node: Node) -> None:
+        kernel = node("samples")
+        there = kernel.paths.root
+        told = run("simulate", there, "fault", "fail-create", "--type", "mtty-1", "--errno", "enospc")
+        assert told == Result(
+            0,
+            "fail-create, mtty-1 on every parent: ENOSPC (No space left on device), until 'clear-faults'\n",
+            "",
+        )
+        run("simulate", there, "create", "mtty-1").fails(1, "ENOSPC (")
+        assert run("simulate", there, "create", "mtty-2").code == 0
+        assert run("simulate", there, "clear-faults") == Result(0, "", "")
+        assert run("simulate", there, "create", "mtty-1", "--uuid", FOREIGN).code == 0
+        told = run("simulate", there, "fault", "fail-attach", "--parent", "mtty", "--times", 1)
+        assert told.out == "fail-attach, every type on mtty: EIO (Input/output error), 1 time\n"
+        run("simulate", there, "hold", FOREIGN).fails(1, f"{FOREIGN} can't be held: EIO (")
+        with hold(kernel, FOREIGN):
+            pass
+        run("simulate", there, "fault", "fail-remove", "--errno", "EBUSY", "--times", 2)
+        run("simulate", there, "remove", FOREIGN).fails(1, "could not be removed: EBUSY (")
+        assert mdev.find(kernel.paths, FOREIGN) is None
+
+    def test_has_a_create_take_its_time(self, run: Run, node: Node) -> None:
+        there = node("samples").paths.root
+        told = run("simulate", there, "fault", "slow-create", "--seconds", "0.3", "--times", 1)
+        assert told.out == "slow-create, every type on every parent: 0.3 s, 1 time\n"
+        began = time.monotonic()
+        assert run("simulate", there, "create", "mtty-1").code == 0
+        assert time.monotonic() - began > 0.3
+
+    def test_has_files_read_otherwise(self, run: Run, node: Node) -> None:
+        kernel = node("samples")
+        there, mtty = kernel.paths.root, kernel.paths.type("mtty", "mtty-1")
+        told = run("simulate", there, "fault", "odd-count", "--type", "mtty-1", "--content", "many")
+        assert told.out == "odd-count, mtty-1 on every parent: reads 'many', until 'clear-faults'\n"
+        assert (mtty / "available_instances").read_text() == "many\n"
+        told = run("simulate", there, "fault", "odd-count", "--type", "mtty-1")
+        assert told.out == "odd-count, mtty-1 on every parent: no such file, until 'clear-faults'\n"
+        assert not (mtty / "available_instances").exists()
+        told = run("simulate", there, "fault", "no-name")
+        assert told.out == "no-name, every type on every parent: until 'clear-faults'\n"
+        assert not (mtty / "name").exists()
+        run("simulate", there, "clear-faults")
+        assert (mtty / "available_instances").read_text() == "24\n"
+        assert (mtty / "name").read_text() == "Single port serial\n"
+
+    def test_a_fault_that_makes_no_sense_is_said(self, run: Run, node: Node) -> None:
+        there = node("samples").paths.root
+        for arguments, words in {
+            "": ["KIND"],
+            "explode": ["'explode'", "slow-create"],
+            "fail-create --errno EIOO": ["--errno", "'EIOO' is no errno; did you mean EIO?"],
+            "fail-create --errno ?": ["such as EIO"],
+            "fail-create --parent mttz": ["no parent 'mttz'", "mtty"],
+            "fail-create --type mtty-3": ["no parent offers the type 'mtty-3'", "mtty-1"],
+            "fail-create --parent mdpy --type mtty-1": ["'mdpy' does not offer the type 'mtty-1'", "mdpy-hd"],
+            "fail-create --times 0": ["--times"],
+            "fail-create --seconds 1": ["fail-create takes no --seconds", "--errno"],
+            "slow-create": ["--seconds"],
+            "slow-create --seconds -1": ["--seconds"],
+            "no-name --times 1": ["no-name takes no --times"],
+            "odd-count --errno EIO": ["odd-count takes no --errno", "--content"],
+        }.items():
+            run("simulate", there, "fault", *arguments.split()).fails(2, *words)
+        assert Journal(there).load().faults == ()
+
+    def test_every_kind_of_fault_is_explained(self, run: Run, node: Node) -> None:
+        shown = run("simulate", node("samples").paths.root, "fault", "--help").out
+        assert [kind for kind in get_args(FaultKind) if f"\n  {kind} " not in shown] == []
+
     def test_plays_a_vm_until_it_is_interrupted(self, run: Run, node: Node) -> None:
         kernel = node("samples")
         mdev.create(kernel, "mtty", "mtty-1", FOREIGN)
@@ -531,6 +604,17 @@ class TestAll:
     def test_a_directory_without_a_node_is_said(self, run: Run, tmp_path: Path) -> None:
         run("types", "--simulated", tmp_path).fails(2, "holds no simulated node")
         run("types", "--simulated", tmp_path / "no").fails(2, "does not exist")
+
+    def test_a_node_of_another_user_is_said(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root = node("samples").paths.root
+
+        def refuse(_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(SimulatedKernel, "settle", refuse)
+        run("types", "--simulated", root).fails(2, f"The node in {root} can't be used (Permission denied)")
 
     def test_the_schema_is_one_and_takes_a_configuration(self, run: Run) -> None:
         schema = run("schema").json

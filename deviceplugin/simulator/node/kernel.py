@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from deviceplugin.errors import HostError
+from deviceplugin.errors import ConfigError, HostError
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.simulator.node.announcements import device_events, parent_event, vfio_events
 from deviceplugin.simulator.node.cards import NodeDescription
@@ -43,12 +43,15 @@ class SimulatedKernel:
         """Open a node that exists.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none, or it is another user's.
             HostError: a killed process left a device whose node this one can't make.
         """
         self._journal = Journal(directory)
         self.node = self._journal.node
-        self.settle()
+        try:
+            self.settle()
+        except PermissionError as error:
+            raise ConfigError(f"The node in {directory} can't be used ({error.strerror}).") from error
 
     @classmethod
     def build(
