@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.chart import manifests, valuesschema, valuestable
 from tests.chart.helm import CHART, ROOT
 
-_TABLE = re.compile(r"(?<=<!-- made of values.yaml: -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(?<=<!-- made of values.yaml: -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def current() -> Iterator[tuple[Path, str]]:
@@ -26,7 +26,7 @@ def current() -> Iterator[tuple[Path, str]]:
     yield schema, valuesschema.current(schema.read_text("utf-8"))
     readme = CHART / "README.md"
     table = valuestable.table((CHART / "values.yaml").read_text("utf-8"))
-    yield readme, _TABLE.sub(lambda _: table, readme.read_text("utf-8"))
+    yield readme, _TABLE.sub(lambda _: f"\n{table}\n", readme.read_text("utf-8"))
     yield from manifests.current()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -27,10 +26,9 @@ class Refused(Exception):
 
 @cache
 def binary() -> str:
-    """The helm to use: ``$HELM``, else the one on the path, else the project's own."""
-    found = os.environ.get("HELM") or shutil.which("helm")
-    if found:
-        return found
+    """The helm to use: ``$HELM``, else what the project's tools find or install."""
+    if named := os.environ.get("HELM"):
+        return named
     tools = [str(ROOT / "tests/tools"), "helm"]
     return subprocess.run(tools, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
