@@ -11,9 +11,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
 from deviceplugin.errors import KubeletError, PluginError
 from deviceplugin.handover import Handover, hand_over
@@ -21,9 +21,7 @@ from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
-from deviceplugin.inventory.capacity import Capacity
-from deviceplugin.inventory.offer import Offer, offer
-from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.offer import Offer
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.kubelet.memory import KubeletMemory
 from deviceplugin.kubelet.paths import KubeletPaths
@@ -64,15 +62,11 @@ class Agent:
         self._config = config
         self._http = http
         self._paths = kubelet
-        self._node_name = node_name
         self._clock = clock
-        self._resources: dict[str, Resource] = {resource.name: resource for resource in config.resources}
         self._endpoints: dict[str, Endpoint] = {}
-        self._listed: dict[str, set[str]] = {}
-        self._held: Mapping[str, str] = {}
-        self._said: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._work: list[asyncio.Task[NoReturn]] = []
+        self._advertising = Advertising(config, node_name=node_name, publish=self._publish)
         self._ledger = Ledger(clock)
         self._node = Node(
             kernel,
@@ -82,13 +76,16 @@ class Agent:
         )
         self._memory = KubeletMemory(kubelet, self._endpoints, clock)
         self._allocation = Allocation(
-            self._node, self._ledger, offered=self._was_offered, remembered=self._memory.remembered_paths
+            self._node,
+            self._ledger,
+            offered=self._advertising.was_offered,
+            remembered=self._memory.remembered_paths,
         )
         self._pods = Pods(
             self._memory,
             self._ledger,
             about=self._about,
-            on_released=lambda: self._offer_all(self._node.snapshot),
+            on_released=lambda: self._advertise(self._node.snapshot),
         )
         self._reclaim = Reclaim(
             self._node,
@@ -96,7 +93,7 @@ class Agent:
             self._memory,
             self._pods,
             config.reclaim,
-            resource_of=self._resource_of,
+            resource_of=self._advertising.resource_of,
             about=self._about,
             on_held_back=lambda reason: self.metrics.held_back.labels(reason=reason.value).inc(),
             on_tried=self._removal_tried,
@@ -114,7 +111,7 @@ class Agent:
             remove_stale_sockets(self._paths, SOCKET_PREFIX)
             with contextlib.suppress(KubeletError):
                 # Without it the list begins with what exists and what can be made.
-                self._held = await self._memory.remembered_devices()
+                self._advertising.held = await self._memory.remembered_devices()
             # Before there is a task group nothing can be started: the first offer is made inside it.
             await self._node.rescan()
             await self._serve(ended)
@@ -136,7 +133,7 @@ class Agent:
             self._start(self._pods.run(), "name the pods")
             if self._config.reclaim.enabled:
                 self._start(self._reclaim.run(), "reclaim")
-            self._offer_all(self._node.snapshot)
+            self._advertise(self._node.snapshot)
             if not self._endpoints:
                 log.warning("this node has no mediated device type yet; waiting for one")
             await ended.wait()
@@ -166,43 +163,21 @@ class Agent:
     # --- facts, going up ---------------------------------------------------------------------------
 
     def _changed(self, before: Snapshot, after: Snapshot) -> None:
-        self._ledger.vanished(before.devices.keys() - after.devices.keys(), held=self._held)
+        self._ledger.vanished(before.devices.keys() - after.devices.keys(), held=self._advertising.held)
         if self._ledger.pulled:
             self._pods.ask_soon()
-        self._offer_all(after)
+        self._advertise(after)
 
-    def _offer_all(self, snapshot: Snapshot) -> None:
-        """Work out what every resource advertises now, and have it sent where it moved."""
+    def _advertise(self, snapshot: Snapshot) -> None:
+        """Have every resource advertise what the node can do now."""
         self.metrics.snapshot = snapshot
         if self._tasks is None:
             return
-        discovered, problems = self._config.discovery.discover(snapshot)
-        for resource in discovered:
-            known = self._resources.get(resource.name)
-            if known is None:
-                self._resources[resource.name] = resource
-            elif known.exact:
-                # A type that comes later joins those of its name; one that left may come back.
-                types = tuple(sorted({*known.types, *resource.types}))
-                self._resources[resource.name] = replace(known, types=types)
-        for problem in problems:
-            self._say_once(problem)
-        capacity = Capacity(snapshot)
-        for resource in self._resources.values():
-            listed = self._listed.setdefault(resource.name, set())
-            held = [uuid for uuid, name in self._held.items() if name == resource.name]
-            now = offer(
-                capacity,
-                resource,
-                node_name=self._node_name,
-                listed=listed,
-                held=held,
-                pulled=listed & self._ledger.pulled,
-            )
-            listed.update(slot.id for slot in now.slots)
-            self._mention_cap(capacity, resource, now)
-            self._endpoint(resource.name).publish(now)
+        self._advertising.update(snapshot, pulled=self._ledger.pulled)
         self.metrics.offers = {name: endpoint.offer for name, endpoint in self._endpoints.items()}
+
+    def _publish(self, now: Offer) -> None:
+        self._endpoint(now.resource).publish(now)
 
     def _endpoint(self, resource: str) -> Endpoint:
         """The resource's endpoint; a new one is started."""
@@ -218,19 +193,6 @@ class Agent:
             self._start(self._endpoints[resource].run(), f"endpoint {resource}")
         return self._endpoints[resource]
 
-    def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
-        fits = sum(capacity.of(resource).values())
-        if resource.max is None and fits > resource.cap:
-            self._say_once(
-                f"{resource.name}: the driver counts {fits} instances; {now.healthy} are offered, "
-                "since without a 'max' no resource offers more than that"
-            )
-
-    def _say_once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            log.warning("%s", sentence)
-
     def _faulty(self, fault: Fault) -> None:
         self.metrics.faults.labels(kind=fault.kind.value).inc()
         log.warning("left out", extra={"path": fault.path, "reason": fault.reason})
@@ -241,7 +203,11 @@ class Agent:
         if not up:
             # Until it is up again containers may start without PreStartContainer.
             self._ledger.used(
-                [uuid for uuid in self._ledger.fresh() if self._resource_of(uuid) in {resource, None}]
+                [
+                    uuid
+                    for uuid in self._ledger.fresh()
+                    if self._advertising.resource_of(uuid) in {resource, None}
+                ]
             )
         level = logging.DEBUG if up else logging.INFO
         log.log(level, "kubelet %s listening", "is" if up else "stopped", extra={"resource": resource})
@@ -250,7 +216,7 @@ class Agent:
         self.metrics.registrations.labels(result=result(success)).inc()
 
     def _remember(self, devices: Mapping[str, str]) -> None:
-        self._held = devices
+        self._advertising.held = devices
 
     def _removal_tried(self, success: bool, seconds: float) -> None:
         self.metrics.reclaims.labels(result=result(success)).inc()
@@ -263,7 +229,7 @@ class Agent:
         began = self._clock()
         with self._counted(self.metrics.allocations, resource):
             try:
-                devices = await self._allocation.allocate(self._resources[resource], ids)
+                devices = await self._allocation.allocate(self._advertising.resource(resource), ids)
             finally:
                 self.metrics.allocation_seconds.observe(self._clock() - began)
         return hand_over(self._node.kernel.paths, resource, devices)
@@ -271,7 +237,7 @@ class Agent:
     async def prepare(self, resource: str, ids: Sequence[str]) -> None:
         """See ``kubelet.server.Backend``."""
         with self._counted(self.metrics.starts, resource):
-            await self._allocation.prepare(self._resources[resource], ids)
+            await self._allocation.prepare(self._advertising.resource(resource), ids)
         self._pods.ask_soon()
 
     @contextlib.contextmanager
@@ -288,16 +254,10 @@ class Agent:
         """See ``kubelet.server.Backend``."""
         return self._allocation.prefer(available, required, size)
 
-    def _resource_of(self, uuid: str) -> str | None:
-        return next((name for name, listed in self._listed.items() if uuid in listed), None)
-
     def _about(self, uuid: str) -> dict[str, object]:
         """A device of ours in the log; nothing of any other."""
         if not slots.is_ours(uuid):
             return {}
         device = self._node.snapshot.devices.get(uuid)
-        about: dict[str, object] = {"resource": self._resource_of(uuid), "device": uuid}
+        about: dict[str, object] = {"resource": self._advertising.resource_of(uuid), "device": uuid}
         return about if device is None else about | {"type": device.type, "parent": device.parent}
-
-    def _was_offered(self, resource: str, uuid: str) -> bool:
-        return uuid in self._listed.get(resource, ())

@@ -1,0 +1,97 @@
+"""What every resource advertises, from the first look at the node on.
+
+A resource that was advertised once stays, and so do its slots: while an agent lives nothing is taken from
+a list. What moved is published; what people should know of it is said once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+
+from deviceplugin.inventory.capacity import Capacity
+from deviceplugin.inventory.offer import Offer, offer
+from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.settings import Config
+
+log = logging.getLogger(__name__)
+
+
+class Advertising:
+    """The resources of a node and their slots.
+
+    Args:
+        publish: called with the offer of every resource, whether it moved or not.
+    """
+
+    def __init__(self, config: Config, *, node_name: str, publish: Callable[[Offer], None]) -> None:
+        self._discovery = config.discovery
+        self._node_name = node_name
+        self._publish = publish
+        self._resources: dict[str, Resource] = {resource.name: resource for resource in config.resources}
+        self._listed: dict[str, set[str]] = {}
+        self._said: set[str] = set()
+        self.held: Mapping[str, str] = {}
+        """The resource of each device that the kubelet remembers; set anew with each of its checkpoints."""
+
+    def resource(self, name: str) -> Resource:
+        """A resource that is advertised."""
+        return self._resources[name]
+
+    def resource_of(self, uuid: str) -> str | None:
+        """The resource that a device was advertised for; None for one of another configuration."""
+        return next((name for name, listed in self._listed.items() if uuid in listed), None)
+
+    def was_offered(self, resource: str, uuid: str) -> bool:
+        """Whether an ID was ever advertised for a resource."""
+        return uuid in self._listed.get(resource, ())
+
+    def update(self, snapshot: Snapshot, *, pulled: Collection[str]) -> None:
+        """Work out what every resource advertises now, and have it published.
+
+        Args:
+            pulled: the devices that vanished under their pods.
+        """
+        self._discover(snapshot)
+        capacity = Capacity(snapshot)
+        for resource in self._resources.values():
+            listed = self._listed.setdefault(resource.name, set())
+            now = offer(
+                capacity,
+                resource,
+                node_name=self._node_name,
+                listed=listed,
+                held=[uuid for uuid, name in self.held.items() if name == resource.name],
+                pulled=listed.intersection(pulled),
+            )
+            listed.update(slot.id for slot in now.slots)
+            self._mention_cap(capacity, resource, now)
+            self._publish(now)
+
+    def _discover(self, snapshot: Snapshot) -> None:
+        discovered, problems = self._discovery.discover(snapshot)
+        for resource in discovered:
+            known = self._resources.get(resource.name)
+            if known is None:
+                self._resources[resource.name] = resource
+            elif known.exact:
+                # A type that comes later joins those of its name; one that left may come back.
+                types = tuple(sorted({*known.types, *resource.types}))
+                self._resources[resource.name] = replace(known, types=types)
+        for problem in problems:
+            self._say_once(problem)
+
+    def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
+        fits = sum(capacity.of(resource).values())
+        if resource.max is None and fits > resource.cap:
+            self._say_once(
+                f"{resource.name}: the driver counts {fits} instances; {now.healthy} are offered, "
+                "since without a 'max' no resource offers more than that"
+            )
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            log.warning("%s", sentence)
