@@ -39,6 +39,18 @@ test: $(VENV)/.ready  ## unit and component tests, with branch coverage
 test-kernel: $(VENV)/.ready  ## the same devices on a real kernel, in a virtual machine (root, apt)
 	@tests/kernel/run
 
+.PHONY: test-chart
+test-chart: $(VENV)/.ready  ## the Helm chart and the manifests, as rendered (Go, or helm)
+	@$(BIN)/pytest tests/chart
+
+.PHONY: test-cluster
+test-cluster: $(VENV)/.ready  ## the chart on a running Kubernetes: any KUBECONFIG, with kubectl
+	@tests/cluster/run
+
+.PHONY: image
+image:  ## the container image, with buildah, podman or docker
+	@tests/image/build
+
 .PHONY: bench
 bench: $(VENV)/.ready  ## the figures of the README, measured here
 	@$(BIN)/python -m tests.bench
@@ -49,6 +61,10 @@ lint: $(VENV)/.ready  ## style, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+.PHONY: chart
+chart: $(VENV)/.ready  ## write what is made of the chart: its schema, its README's table, manifests (Go, or helm)
+	@$(BIN)/python -m tests.chart.generate
 
 .PHONY: proto
 proto: $(VENV)/.ready  ## generate deviceplugin/api from proto
