@@ -45,15 +45,20 @@ def run(*arguments: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def render(values: Mapping[str, Any] | None = None, *, release: str = NAME, template: str = "") -> str:
+def render(
+    values: Mapping[str, Any] | None = None, *, release: str = NAME, template: str = "", chart: Path = CHART
+) -> str:
     """The chart's objects as text, with values that need be no more than what differs.
 
     Args:
         template: of this one alone, as in ``daemonset.yaml``.
+
+    Raises:
+        Refused: Helm refuses the values, or can't render the chart.
     """
     only = ["--show-only", f"templates/{template}"] if template else []
     return run(
-        *("template", release, str(CHART), "--namespace", NAME, "--kube-version", KUBE_VERSION),
+        *("template", release, str(chart), "--namespace", NAME, "--kube-version", KUBE_VERSION),
         *("--values", "-", *only),
         stdin=json.dumps(values or {}),
     )
