@@ -47,7 +47,7 @@ def main() -> int:
         print(f"{path.relative_to(ROOT)}: {'stale' if check else 'written'}")
         written.append(path)
     if written and check:
-        print("`python -m tests.chart.generate` writes them anew", file=sys.stderr)
+        print("`make chart` writes them anew", file=sys.stderr)
     return int(check and bool(written))
 
 

@@ -16,7 +16,7 @@ BY_HAND = ("kustomization.yaml", "namespace.yaml", "config.yaml")
 RENDERED = ("serviceaccount.yaml", "daemonset.yaml")
 _SETS: dict[Path, dict[str, Any]] = {MANIFESTS: {}, SIMULATOR: {"simulator": {"enabled": True}}}
 
-_HEADER = "# Made of charts/mdev-device-plugin by `python -m tests.chart.generate`.\n"
+_HEADER = "# Made of charts/mdev-device-plugin by `make chart`.\n"
 _HELMS_OWN = re.compile(
     # Kustomize gives a changed configuration another name, which rolls the pods as well.
     r" *annotations:\n *#.*\n *checksum/config:.*\n"
@@ -30,6 +30,6 @@ def current() -> Iterator[tuple[Path, str]]:
     """The files that are made, each with the text that it should have."""
     for folder, values in _SETS.items():
         for name in RENDERED:
-            yield folder / name, _HEADER + _HELMS_OWN.sub("", render(values, template=name))
+            yield folder / name, _HEADER + _HELMS_OWN.sub("", render(values, template=name)).strip() + "\n"
     for name in BY_HAND:
         yield SIMULATOR / name, (MANIFESTS / name).read_text("utf-8")

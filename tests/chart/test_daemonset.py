@@ -247,3 +247,10 @@ def test_the_chart_is_of_the_programs_version() -> None:
     chart = yaml.safe_load((helm.CHART / "Chart.yaml").read_text("utf-8"))
     assert chart["appVersion"] == chart["version"] == __version__
     assert _agent()["image"].endswith(f":{__version__}")
+
+
+def test_grafana_gets_the_dashboard_as_it_is() -> None:
+    values = {"dashboard": {"enabled": True}}
+    (config_map,) = yaml.safe_load_all(helm.render(values, template="dashboard.yaml"))
+    dashboard = helm.CHART / "dashboards/mdev-device-plugin.json"
+    assert config_map["data"] == {dashboard.name: dashboard.read_text("utf-8")}

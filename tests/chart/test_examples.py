@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import yaml
+from click.testing import CliRunner
 
+from deviceplugin.cli.kubevirt import command as kubevirt
 from deviceplugin.handover import hand_over
 from deviceplugin.host.paths import HostPaths
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 from tests.chart import helm, kubernetes, manifests
 
 EXAMPLES = manifests.MANIFESTS / "examples"
@@ -51,8 +57,16 @@ def test_kubevirt_is_permitted_what_its_virtual_machine_asks_for() -> None:
         entry["resourceName"]: entry for entry in configuration["permittedHostDevices"]["mediatedDevices"]
     }
     assert device["deviceName"] == RESOURCE
-    assert permitted[RESOURCE] == {
-        "mdevNameSelector": "nvidia-222",
-        "resourceName": RESOURCE,
-        "externalResourceProvider": True,
-    }
+    assert permitted[RESOURCE]["externalResourceProvider"] is True
+
+
+def test_kubevirt_is_told_what_the_program_tells_it(tmp_path: Path) -> None:
+    SimulatedKernel.build(tmp_path, load("nvidia-t4"))
+    printed = CliRunner().invoke(
+        kubevirt, ["--simulated", str(tmp_path), "-o", "json"], catch_exceptions=False
+    )
+    told = json.loads(printed.stdout)["spec"]["configuration"]
+    example = _example("kubevirt-cr.yaml")["spec"]["configuration"]
+    assert example["mediatedDevicesConfiguration"] == told["mediatedDevicesConfiguration"]
+    (device,) = example["permittedHostDevices"]["mediatedDevices"]
+    assert device in told["permittedHostDevices"]["mediatedDevices"]

@@ -13,7 +13,7 @@ from tests.chart import generate, helm, manifests, valuestable
 
 def test_nothing_that_is_made_is_stale() -> None:
     stale = [str(path.relative_to(helm.ROOT)) for path, _ in generate.stale()]
-    assert stale == [], "`python -m tests.chart.generate` writes these anew"
+    assert stale == [], "`make chart` writes these anew"
 
 
 def test_a_value_without_an_explanation_is_found() -> None:
