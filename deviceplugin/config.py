@@ -53,9 +53,8 @@ _AS_NAME = _as_text(
     but_not=(r"^requests\.", r"^[^/]*kubernetes\.io/"),
 )
 _AS_DURATION = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h)$"}
-_AS_ATTRIBUTES = {
-    "propertyNames": {"pattern": f"^{_ATTRIBUTE.pattern}$", "not": {"enum": list(_KERNELS_OWN)}}
-}
+_AS_ATTRIBUTE = {"pattern": f"^{_ATTRIBUTE.pattern}$", "not": {"enum": list(_KERNELS_OWN)}}
+_AS_ATTRIBUTES = {"propertyNames": _AS_ATTRIBUTE}
 
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
@@ -95,6 +94,19 @@ class ParentsSection(_Strict):
     ] = ()
 
 
+class AttributeSection(_Strict):
+    """An attribute of a new device."""
+
+    name: Annotated[
+        str,
+        msgspec.Meta(
+            description="A file in the device's directory, as in nvidia/vgpu_params.",
+            extra_json_schema=_AS_ATTRIBUTE,
+        ),
+    ]
+    value: Annotated[str, msgspec.Meta(description="What is written to it; a newline follows.")]
+
+
 class ResourceSection(_Strict):
     """A resource with a name of its own."""
 
@@ -117,12 +129,19 @@ class ResourceSection(_Strict):
         msgspec.Meta(description="At most so many devices of it on a node."),
     ] = None
     attributes: Annotated[
-        dict[str, str],
+        Annotated[dict[str, str], msgspec.Meta(extra_json_schema=_AS_ATTRIBUTES)]
+        | tuple[AttributeSection, ...],
         msgspec.Meta(
-            description="Written to a new device, in this order, before it is handed over.",
-            extra_json_schema=_AS_ATTRIBUTES,
+            description="Written to a new device, in this order, before it is handed over: a mapping, or a "
+            "list of names and values for tools that sort the keys of a mapping, as Helm does."
         ),
     ] = msgspec.field(default_factory=dict)
+
+    def ordered(self) -> tuple[tuple[str, str], ...]:
+        """The attributes' names and values."""
+        if isinstance(self.attributes, dict):
+            return tuple(self.attributes.items())
+        return tuple((entry.name, entry.value) for entry in self.attributes)
 
 
 class ReclaimSection(_Strict):
@@ -213,9 +232,10 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
         if section.name in seen:
             yield ("resources", position, "name"), f"the resource {section.name!r} is there twice"
         seen.add(section.name)
-        for attribute, value in section.attributes.items():
+        for place, (attribute, value) in enumerate(section.ordered()):
             if problem := _attribute_problem(attribute, value):
-                yield ("resources", position, "attributes", attribute), problem
+                step = attribute if isinstance(section.attributes, dict) else place
+                yield ("resources", position, "attributes", step), problem
     if file.handover.cdi:
         yield ("handover", "cdi"), "CDI is not supported: only false is allowed"
     for key, text, least in (
@@ -253,7 +273,7 @@ def _resource(section: ResourceSection) -> Resource:
         ),
         placement=Placement(section.placement),
         max=section.max,
-        attributes=tuple(section.attributes.items()),
+        attributes=section.ordered(),
     )
 
 

@@ -149,6 +149,29 @@ def test_a_resource_that_is_there_twice_is_refused_at_the_second(tmp_path: Path)
         load(tmp_path, text)
 
 
+def test_attributes_can_be_a_list_where_keys_would_be_sorted(tmp_path: Path) -> None:
+    content = with_change(
+        "resources.0.attributes",
+        [{"name": "second", "value": "2"}, {"name": "first", "value": "1"}, {"name": "second", "value": "3"}],
+    )
+    (resource,) = load(tmp_path, json.dumps(content)).resources
+    assert resource.attributes == (("second", "2"), ("first", "1"), ("second", "3"))
+
+
+def test_a_bad_attribute_in_a_list_is_refused_with_its_line(tmp_path: Path) -> None:
+    lines = (
+        "version: v1",
+        "resources:",
+        "- name: a/b",
+        "  types: [c]",
+        "  attributes:",
+        "  - {name: good, value: '1'}",
+        "  - {name: ../remove, value: '1'}",
+    )
+    with pytest.raises(ConfigError, match=r"config.yaml:7: '../remove' is not an attribute"):
+        load(tmp_path, "\n".join(lines))
+
+
 # The schema.
 
 
@@ -212,6 +235,12 @@ def test_the_schema_explains_every_key_of_the_sections() -> None:
         with_change("resources.0.attributes", {"remove": "1"}),
         with_change("resources.0.attributes", {"../remove": "1"}),
         with_change("resources.0.attributes", []),
+        with_change("resources.0.attributes", [{"name": "b", "value": "2"}, {"name": "a", "value": "1"}]),
+        with_change("resources.0.attributes", [{"name": "remove", "value": "1"}]),
+        with_change("resources.0.attributes", [{"name": "a"}]),
+        with_change("resources.0.attributes", [{"name": "a", "value": 1}]),
+        with_change("resources.0.attributes", [{"a": "1"}]),
+        with_change("resources.0.attributes", "a"),
         with_change("resources.0.parents", {"addresses": ["*"], "drivers": ["*"], "numaNodes": [0]}),
         with_change("resources.0.parents", {"numaNodes": [-1]}),
         with_change("resources.0.parents", {"numaNodes": [4095]}),
