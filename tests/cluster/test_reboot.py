@@ -1,0 +1,102 @@
+"""A node that goes down with everything on it, and comes back without a single device."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.environment import SIMULATED
+from tests.cluster.hardware import Hardware
+from tests.cluster.installation import Release
+from tests.cluster.node import Node
+from tests.cluster.pods import Pod, Pods, told, vfio
+from tests.cluster.waiting import eventually, until
+
+OURS = "delete the pod so that it is allocated anew"
+"""What our sentence says of a container that would get another device's node."""
+THEIRS = "no healthy devices present"
+"""The kubelet's words for a pod that it has looked at before the agent was there."""
+KILL_PODS = """
+for process in /proc/[0-9]*; do
+  grep -qs kubepods $process/cgroup || continue
+  grep -qs %s $process/cgroup || kill -KILL ${process#/proc/}
+done
+"""
+"""Ends every process of every pod, but for those of one container."""
+KILL_SHIMS = r"""
+for process in /proc/[0-9]*; do
+  case $(tr '\0' ' ' <$process/cmdline) in
+    *containerd-shim*'-namespace k8s.io '*) kill -KILL ${process#/proc/} ;;
+  esac
+done 2>/dev/null
+"""
+"""Ends what containerd has beside each pod, and leaves there if it is killed."""
+
+
+def reboot(node: Node, hardware: Hardware) -> None:
+    """End all that runs on the node, take all devices and give the next ones other numbers, start everything."""
+    process = hardware.process(hardware.pod.container_id)
+    node.service("kill", "kubelet")
+    node.service("kill", "containerd")
+    # One container is left: the simulator is in there.
+    node.execute("sh", "-c", KILL_PODS % hardware.pod.container_id)
+    plugin = "/opt/mdev-device-plugin/bin/mdev-device-plugin"
+    node.execute("chroot", f"/proc/{process}/root", plugin, "simulate", SIMULATED, "reboot")
+    node.execute("sh", "-c", KILL_PODS % "no-container")
+    node.execute("sh", "-c", KILL_SHIMS)
+    node.service("start", "containerd")
+    node.service("start", "kubelet")
+
+
+def outcome(pod: Pod, container_before: str) -> str:
+    """What became of a pod: nothing if it runs again, or the reason that its status gives."""
+
+    def settled() -> str:
+        found = pod.there
+        if found["status"]["phase"] == "Failed":
+            return str(found["status"]["message"])
+        waiting = str(pod.status().get("state", {}).get("waiting", {}).get("message", ""))
+        if OURS in waiting:
+            return waiting
+        assert pod.container_id not in {"", container_before}, told(found)
+        pod.runs()
+        return ""
+
+    return eventually(settled, within=120)
+
+
+def works(hardware: Hardware, pod: Pod) -> None:
+    """Whether a pod's container has the nodes of its own devices, and no others."""
+    uuids, devices = pod.variables().devices, hardware.devices
+    assert uuids <= devices.keys()
+    assert pod.device_nodes() == {"/dev/vfio/vfio"} | {f"/dev/vfio/{devices[uuid].group}" for uuid in uuids}
+
+
+@pytest.mark.usefixtures("agent")
+def test_after_a_reboot_pods_have_a_working_device_or_say_why_not(
+    node: Node, simulator: Hardware, release: Release, pods: Pods
+) -> None:
+    node.need_services()
+    node.need_commands()
+    alone, deployment = pods.run({vfio("mtty-1"): 2}), pods.deploy(vfio("mbochs-small"))
+    deployed = deployment.pod
+    containers = {pod: pod.container_id for pod in (alone, deployed)}
+    old = {device.group for device in simulator.devices.values()}
+    reboot(node, simulator)
+    until(lambda: node.is_ready, f"{node.name} is ready")
+    simulator.pod.runs()
+    agent = release.settled()
+    agent.is_ready()
+    for pod, container in containers.items():
+        reason = outcome(pod, container)
+        print(f"after the reboot {pod} {f'does not run: {reason}' if reason else 'runs'}")
+        if not reason:
+            works(simulator, pod)
+            continue
+        assert OURS in reason or THEIRS in reason
+        pod.delete()
+    # A controller's next pod has what it needs, and so has anybody's.
+    works(simulator, eventually(lambda: deployment.pod.runs()))
+    another = pods.run(vfio("mtty-1"))
+    works(simulator, another)
+    # Groups have other numbers than before, so that mistaking one would have been seen.
+    assert not old & {device.group for device in simulator.devices.values()}
