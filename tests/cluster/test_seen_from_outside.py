@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.cluster.hardware import Hardware
 from tests.cluster.installation import Agent
 from tests.cluster.pods import Pods, vfio
+from tests.cluster.waiting import until
 
 
 def test_an_agent_at_work_says_that_it_lives_and_is_ready(agent: Agent) -> None:
@@ -63,12 +65,22 @@ def test_series_are_there_before_anything_has_happened(agent: Agent, resource: s
 def test_the_log_tells_a_device_s_whole_story_with_its_pod(
     hardware: Hardware, agent: Agent, pods: Pods, resource: str
 ) -> None:
+    told = len(agent.log())
     pod = pods.run(resource)
     (uuid,) = hardware.ours
-    agent.says("device belongs to a pod", device=uuid, resource=resource, pod=str(pod))
+
+    def story() -> list[dict[str, Any]]:
+        return [line for line in agent.log()[told:] if line.get("device") == uuid and line["level"] == "info"]
+
+    until(lambda: len(story()) == 2, "the log tells whose the device is")
     pod.delete()
-    removed = agent.says("device removed", device=uuid, resource=resource, pod=str(pod))
-    assert "group held by us" in removed["proof"]
-    story = [line["event"] for line in agent.log() if line.get("device") == uuid and line["level"] == "info"]
-    at = len(story) - story[::-1].index("device created") - 1
-    assert story[at:] == ["device created", "device belongs to a pod", "device removed"]
+    until(lambda: len(story()) == 3, "the log tells of its end")
+    made, whose, gone = story()
+    assert [line["event"] for line in story()] == [
+        "device created",
+        "device belongs to a pod",
+        "device removed",
+    ]
+    assert all(line["resource"] == resource for line in (made, whose, gone))
+    assert whose["pod"] == gone["pod"] == str(pod)
+    assert "group held by us" in gone["proof"]
