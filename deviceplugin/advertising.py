@@ -34,27 +34,33 @@ class Advertising:
         self._listed: dict[str, set[str]] = {}
         self._said: set[str] = set()
         self.held: Mapping[str, str] = {}
-        """The resource of each device that the kubelet remembers; set anew with each of its checkpoints."""
+        """The resource of each device that the kubelet remembers, in the order of their VFIO groups; set anew
+        with each of its checkpoints."""
 
     def resource(self, name: str) -> Resource:
         """A resource that is advertised."""
         return self._resources[name]
+
+    def find(self, name: str) -> Resource | None:
+        """The resource of that name, or None where there is none."""
+        return self._resources.get(name)
 
     def resource_of(self, uuid: str) -> str | None:
         """The resource that a device was advertised for; None for one of another configuration."""
         return next((name for name, listed in self._listed.items() if uuid in listed), None)
 
     def was_offered(self, resource: str, uuid: str) -> bool:
-        """Whether an ID was ever advertised for a resource."""
-        return uuid in self._listed.get(resource, ())
+        """Whether an ID was ever advertised for a resource, if only by an agent before this one."""
+        return uuid in self._listed.get(resource, ()) or self.held.get(uuid) == resource
 
-    def update(self, snapshot: Snapshot, *, pulled: Collection[str]) -> None:
+    def update(self, snapshot: Snapshot, *, pulled: Collection[str], stuck: Collection[str]) -> None:
         """Work out what every resource advertises now, and have it published.
 
         Args:
             pulled: the devices that vanished under their pods.
+            stuck: the devices that something holds of which no pod knows.
         """
-        self._discover(snapshot)
+        self.discover(snapshot)
         capacity = Capacity(snapshot)
         for resource in self._resources.values():
             listed = self._listed.setdefault(resource.name, set())
@@ -65,12 +71,14 @@ class Advertising:
                 listed=listed,
                 held=[uuid for uuid, name in self.held.items() if name == resource.name],
                 pulled=listed.intersection(pulled),
+                stuck=listed.intersection(stuck),
             )
             listed.update(slot.id for slot in now.slots)
             self._mention_cap(capacity, resource, now)
             self._publish(now)
 
-    def _discover(self, snapshot: Snapshot) -> None:
+    def discover(self, snapshot: Snapshot) -> None:
+        """Learn which resources the node's types make up."""
         discovered, problems = self._discovery.discover(snapshot)
         for resource in discovered:
             known = self._resources.get(resource.name)
@@ -81,17 +89,18 @@ class Advertising:
                 types = tuple(sorted({*known.types, *resource.types}))
                 self._resources[resource.name] = replace(known, types=types)
         for problem in problems:
-            self._say_once(problem)
+            self._say_once(problem, problem)
 
     def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
         fits = sum(capacity.of(resource).values())
         if resource.max is None and fits > resource.cap:
             self._say_once(
+                resource.name,
                 f"{resource.name}: the driver counts {fits} instances; {now.healthy} are offered, "
-                "since without a 'max' no resource offers more than that"
+                "since without a 'max' no resource offers more than that",
             )
 
-    def _say_once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
+    def _say_once(self, about: str, sentence: str) -> None:
+        if about not in self._said:
+            self._said.add(about)
             log.warning("%s", sentence)

@@ -11,11 +11,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
-from deviceplugin.errors import KubeletError, PluginError
+from deviceplugin.errors import PluginError
 from deviceplugin.handover import Handover, hand_over
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.mdev import Fault
@@ -26,10 +26,11 @@ from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.kubelet.memory import KubeletMemory
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import remove_stale_sockets, watch
-from deviceplugin.kubelet.server import SOCKET_PREFIX, Endpoint
+from deviceplugin.kubelet.server import SOCKETS, Endpoint
 from deviceplugin.ledger import Ledger
 from deviceplugin.pods import Pods
-from deviceplugin.reclaim import Reclaim
+from deviceplugin.reclaim import HeldBack, Reclaim
+from deviceplugin.recovery import PATIENCE, Recovery
 from deviceplugin.settings import Config
 from deviceplugin.telemetry.metrics import Metrics, result
 
@@ -65,7 +66,8 @@ class Agent:
         self._clock = clock
         self._endpoints: dict[str, Endpoint] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._work: list[asyncio.Task[NoReturn]] = []
+        self._stuck: frozenset[str] = frozenset()
+        self._work: list[asyncio.Task[Any]] = []
         self._advertising = Advertising(config, node_name=node_name, publish=self._publish)
         self._ledger = Ledger(clock)
         self._node = Node(
@@ -98,6 +100,14 @@ class Agent:
             on_held_back=lambda reason: self.metrics.held_back.labels(reason=reason.value).inc(),
             on_tried=self._removal_tried,
             on_remembered=self._remember,
+            on_round=self._reclaimed,
+        )
+        self._recovery = Recovery(
+            self._memory,
+            self._node,
+            self._advertising,
+            self._allocation,
+            on_recalled=lambda: self._advertise(self._node.snapshot),
         )
 
     async def run(self, ended: asyncio.Event) -> None:
@@ -108,13 +118,11 @@ class Agent:
             BaseExceptionGroup: a part of it failed that has no business to.
         """
         with self._told_by_http():
-            remove_stale_sockets(self._paths, SOCKET_PREFIX)
-            with contextlib.suppress(KubeletError):
-                # Without it the list begins with what exists and what can be made.
-                self._advertising.held = await self._memory.remembered_devices()
+            remove_stale_sockets(self._paths, SOCKETS)
+            recalled = await self._recovery.recall()
             # Before there is a task group nothing can be started: the first offer is made inside it.
             await self._node.rescan()
-            await self._serve(ended)
+            await self._serve(ended, recalled=recalled)
         self._allocation.close()
 
     def _told_by_http(self) -> contextlib.AbstractContextManager[object]:
@@ -125,14 +133,18 @@ class Agent:
 
         return serving(self._http, self.metrics.registry, self.readiness)
 
-    async def _serve(self, ended: asyncio.Event) -> None:
+    async def _serve(self, ended: asyncio.Event, *, recalled: bool) -> None:
         async with asyncio.TaskGroup() as tasks:
+            if recalled:
+                await self._recover(tasks)
             self._tasks = tasks
             self._start(self._node.follow(), "follow the node")
             self._start(watch(self._paths, self._endpoints.values()), "watch the kubelet")
             self._start(self._pods.run(), "name the pods")
             if self._config.reclaim.enabled:
                 self._start(self._reclaim.run(), "reclaim")
+            if not recalled:
+                self._start(self._recovery.recall_later(), "recall what the kubelet remembers")
             self._advertise(self._node.snapshot)
             if not self._endpoints:
                 log.warning("this node has no mediated device type yet; waiting for one")
@@ -142,7 +154,15 @@ class Agent:
             for task in self._work:
                 task.cancel()
 
-    def _start(self, work: Coroutine[Any, Any, NoReturn], name: str) -> None:
+    async def _recover(self, tasks: asyncio.TaskGroup) -> None:
+        """Have devices made again before their room is offered; what takes too long goes on beside."""
+        self._advertising.discover(self._node.snapshot)
+        restoring = tasks.create_task(self._recovery.restore(), name="restore devices")
+        self._work.append(restoring)
+        await asyncio.wait({restoring}, timeout=PATIENCE)
+        await self._node.rescan()
+
+    def _start(self, work: Coroutine[Any, Any, object], name: str) -> None:
         if self._tasks is not None:
             self._work.append(self._tasks.create_task(work, name=name))
 
@@ -163,7 +183,9 @@ class Agent:
     # --- facts, going up ---------------------------------------------------------------------------
 
     def _changed(self, before: Snapshot, after: Snapshot) -> None:
-        self._ledger.vanished(before.devices.keys() - after.devices.keys(), held=self._advertising.held)
+        # Looks at cards overlap: a device that moved to another one in between is not gone.
+        gone = [uuid for uuid in before.devices.keys() - after.devices.keys() if not self._node.has(uuid)]
+        self._ledger.vanished(gone, held=self._advertising.held)
         if self._ledger.pulled:
             self._pods.ask_soon()
         self._advertise(after)
@@ -173,7 +195,7 @@ class Agent:
         self.metrics.snapshot = snapshot
         if self._tasks is None:
             return
-        self._advertising.update(snapshot, pulled=self._ledger.pulled)
+        self._advertising.update(snapshot, pulled=self._ledger.pulled, stuck=self._stuck)
         self.metrics.offers = {name: endpoint.offer for name, endpoint in self._endpoints.items()}
 
     def _publish(self, now: Offer) -> None:
@@ -217,6 +239,13 @@ class Agent:
 
     def _remember(self, devices: Mapping[str, str]) -> None:
         self._advertising.held = devices
+
+    def _reclaimed(self) -> None:
+        """A device that a VM holds beyond its pod would only have pods fail that get it."""
+        stuck = frozenset(uuid for uuid, why in self._reclaim.held_back.items() if why is HeldBack.IN_USE)
+        if stuck != self._stuck:
+            self._stuck = stuck
+            self._advertise(self._node.snapshot)
 
     def _removal_tried(self, success: bool, seconds: float) -> None:
         self.metrics.reclaims.labels(result=result(success)).inc()

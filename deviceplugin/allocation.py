@@ -30,7 +30,9 @@ from deviceplugin.making import Maker, about
 log = logging.getLogger(__name__)
 
 DEADLINE = 6.0
-"""Seconds that a request may take: the kubelet's sync loop waits for it."""
+"""Seconds that an Allocate may take: the kubelet's sync loop waits for it."""
+START_DEADLINE = 25.0
+"""Seconds that a PreStartContainer may take: the kubelet gives it 30, and no other pod waits for it."""
 _SHOWN = 64
 """Characters of a foreign ID that an error message repeats."""
 
@@ -68,7 +70,7 @@ class Allocation:
             AllocationError: not all of them can be had; none of those made for it is left.
         """
         wanted = self._checked(resource, ids)
-        async with self._request(resource, wanted) as made:
+        async with self._request(resource, wanted, DEADLINE) as made:
             devices = await self._have(resource, wanted, made)
             for device in devices:
                 if device.group is not None:
@@ -85,11 +87,28 @@ class Allocation:
         wanted = self._checked(resource, ids)
         # Before anything can fail: from here on nobody else may get them as they are.
         self._ledger.used(wanted)
-        async with self._request(resource, wanted) as made:
+        async with self._request(resource, wanted, START_DEADLINE) as made:
             for uuid in wanted:
                 self._ledger.used([uuid])
                 self._ledger.touch(uuid)
                 await self._prepare(resource, uuid, made)
+
+    async def restore(self, resource: Resource, uuid: str) -> None:
+        """Make a device again that the kubelet remembers and the node has lost, as it does in a reboot.
+
+        Raises:
+            AllocationError: it can't be had.
+            HostError: it can't be looked up.
+        """
+        async with self._ledger.lock(uuid):
+            if self._maker.is_late(uuid) or await self._node.find(uuid) is not None:
+                return
+            device, _ = await self._maker.make(
+                resource, uuid, expected=self._node.snapshot, wanted=1, made=[], keep=True
+            )
+            # Whose it was is not known: it is never handed out as it is, but to the pod that had it.
+            self._ledger.used([uuid])
+            log.info("device made again that the kubelet remembers", extra=about(resource, device))
 
     def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> tuple[str, ...]:
         """The IDs that the kubelet should choose: never-used devices first, then one NUMA node.
@@ -123,14 +142,16 @@ class Allocation:
         return tuple(sorted(ids, key=lambda text: str(text[19:23] + text)))
 
     @asynccontextmanager
-    async def _request(self, resource: Resource, wanted: Sequence[str]) -> AsyncIterator[list[str]]:
+    async def _request(
+        self, resource: Resource, wanted: Sequence[str], deadline: float
+    ) -> AsyncIterator[list[str]]:
         """Hold the locks of all devices; what the block has made is undone if it fails.
 
         The undoing keeps the locks, so that nobody gets a device that is about to go, and the request is
         answered in time even if the node takes longer for it.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + DEADLINE
+        until = loop.time() + deadline
         locks: dict[str, asyncio.Lock] = {}
         made: list[str] = []
         try:
@@ -150,7 +171,7 @@ class Allocation:
             if isinstance(error, TimeoutError):
                 asked = f"{len(wanted)} device{'s' if len(wanted) > 1 else ''}"
                 raise TooSlow(
-                    f"{resource.name}: asked for {asked}: the node took more than {DEADLINE:.0f} s "
+                    f"{resource.name}: asked for {asked}: the node took more than {deadline:.0f} s "
                     "to answer; what it makes after all will be removed"
                 ) from error
             raise
@@ -183,11 +204,7 @@ class Allocation:
 
     async def _reusable(self, resource: Resource, uuid: str) -> Device | None:
         """The device as it is if it was never used; None after a used one was removed."""
-        if (late := self._maker.is_late(uuid)) is not None:
-            raise TooSlow(
-                f"{resource.name}: the device {uuid} is still being made on {late.parent} "
-                "for an earlier request"
-            )
+        self._refuse_late(resource, uuid)
         if uuid not in self._node.snapshot.devices and not self._ledger.is_fresh(uuid):
             return None
         device = await self._node.find(uuid)
@@ -201,12 +218,20 @@ class Allocation:
         await self._maker.remove_used(resource, uuid)
         return None
 
+    def _refuse_late(self, resource: Resource, uuid: str) -> None:
+        if (late := self._maker.is_late(uuid)) is not None:
+            raise TooSlow(
+                f"{resource.name}: the device {uuid} is still being made on {late.parent} "
+                "for an earlier request"
+            )
+
     async def _prepare(self, resource: Resource, uuid: str, made: list[str]) -> None:
+        self._refuse_late(resource, uuid)
         device = await self._node.find(uuid)
         if device is None:
             self._ledger.gone([uuid])
             device, _ = await self._maker.make(
-                resource, uuid, expected=self._node.snapshot, wanted=1, made=made
+                resource, uuid, expected=self._node.snapshot, wanted=1, made=made, keep=True
             )
             # It stays whatever comes: the pod it is for is the only one that can have it.
             made.clear()

@@ -42,7 +42,14 @@ class Maker:
             task.cancel()
 
     async def make(
-        self, resource: Resource, uuid: str, *, expected: Snapshot, wanted: int, made: list[str]
+        self,
+        resource: Resource,
+        uuid: str,
+        *,
+        expected: Snapshot,
+        wanted: int,
+        made: list[str],
+        keep: bool = False,
     ) -> tuple[Device, Snapshot]:
         """Make a device on the best parent that takes it; returns it and the node as expected then.
 
@@ -50,6 +57,7 @@ class Maker:
             expected: the node as it should be by now.
             wanted: how many devices the request still needs, this one included.
             made: gets the UUID as soon as there is something to undo.
+            keep: whether the device stays should it come after the request was given up.
 
         Raises:
             AllocationError: it can't be had.
@@ -67,14 +75,10 @@ class Maker:
                     refusals[seat] = f"{seat.parent}: its card has not yet finished an earlier create"
                     continue
                 try:
-                    device = await self._create(seat, uuid)
+                    device = await self._create_anew(resource, seat, uuid, keep=keep)
                 except HostError as error:
-                    if isinstance(error.__cause__, FileExistsError):
-                        await self.remove_used(resource, uuid)
-                        device = await self._create_once_more(resource, seat, uuid)
-                    else:
-                        refusals[seat] = str(error)
-                        continue
+                    refusals[seat] = str(error)
+                    continue
                 made.append(uuid)
                 await self._finish(resource, device, aligned=seat.aligned)
                 return device, seated(expected, seat, uuid)
@@ -126,14 +130,18 @@ class Maker:
                 self._ledger.gone([uuid])
                 log.info("device of a failed request removed", extra={"device": uuid})
 
-    async def _create_once_more(self, resource: Resource, seat: Seat, uuid: str) -> Device:
+    async def _create_anew(self, resource: Resource, seat: Seat, uuid: str, *, keep: bool) -> Device:
+        """Have the kernel make it; one that is there, though nobody knew, is removed under a claim first."""
         try:
-            return await self._create(seat, uuid)
+            return await self._create(seat, uuid, keep=keep)
         except HostError as error:
-            raise AllocationError(f"{resource.name}: {uuid} could not be made anew: {error}") from error
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+        await self.remove_used(resource, uuid)
+        return await self._create(seat, uuid, keep=keep)
 
-    async def _create(self, seat: Seat, uuid: str) -> Device:
-        """Have the kernel make it. If the wait is given up, the device is removed when it comes."""
+    async def _create(self, seat: Seat, uuid: str, *, keep: bool) -> Device:
+        """Have the kernel make it. If the wait is given up, the device may be removed when it comes."""
         task = asyncio.create_task(
             self._node.create(seat.parent, seat.type, uuid), name=f"create {uuid} on {seat.parent}"
         )
@@ -141,7 +149,7 @@ class Maker:
             device = await asyncio.shield(task)
         except asyncio.CancelledError:
             self._late[uuid] = seat
-            cleanup = asyncio.create_task(self._remove_late(task, uuid), name=f"late {uuid}")
+            cleanup = asyncio.create_task(self._end_late(task, uuid, keep=keep), name=f"late {uuid}")
             self._background.add(cleanup)
             cleanup.add_done_callback(self._background.discard)
             raise
@@ -165,13 +173,18 @@ class Maker:
                 extra=about(resource, device),
             )
 
-    async def _remove_late(self, task: asyncio.Task[Device], uuid: str) -> None:
+    async def _end_late(self, task: asyncio.Task[Device], uuid: str, *, keep: bool) -> None:
         try:
-            await task
+            device = await task
         except HostError:
             return  # It never came.
         finally:
             self._late.pop(uuid, None)
+        if keep:
+            parent = self._node.snapshot.by_address.get(device.parent)
+            self._node.look_again(*([parent.card] if parent is not None else []))
+            log.info("device came after all and stays for its container", extra={"device": uuid})
+            return
         async with self._ledger.lock(uuid):
             if not self._ledger.is_handed_over(uuid):
                 await self.undo([uuid])

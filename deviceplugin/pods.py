@@ -74,6 +74,8 @@ class Pods:
                 await self.holders()
             except KubeletError as error:
                 log.debug("pods can't be named", extra={"reason": str(error)})
+            except Exception:
+                log.exception("pods can't be named")
             if self._ledger.pulled:
                 self._wanted.set()
 

@@ -62,6 +62,7 @@ class Reclaim:
         on_held_back: called when the reason that keeps a device changes.
         on_tried: called with whether a removal went well and the seconds that it took.
         on_remembered: called with the devices of each fresh checkpoint.
+        on_round: called after each round.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Reclaim:
         on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
         on_tried: Callable[[bool, float], None] = lambda _success, _seconds: None,
         on_remembered: Callable[[Mapping[str, str]], None] = lambda _devices: None,
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -88,6 +90,7 @@ class Reclaim:
         self._on_held_back = on_held_back
         self._on_tried = on_tried
         self._on_remembered = on_remembered
+        self._on_round = on_round
         self._told: dict[str, HeldBack] = {}
 
     @property
@@ -99,7 +102,12 @@ class Reclaim:
         """Look for unused devices at every interval; runs until it is cancelled."""
         while True:
             await asyncio.sleep(self._settings.interval)
-            await self.round()
+            try:
+                await self.round()
+            except Exception:
+                # Whatever it was, pods get their devices all the same, and nothing is removed without proof.
+                log.exception("a round of the reclaim failed")
+            self._on_round()
 
     async def round(self) -> None:
         """Remove what is proved to be unused now."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -170,6 +171,10 @@ class Node:
                 look = self._looks[card] = _Look()
                 self._looking.create_task(self._look(card, look), name=f"look at {card or 'everything'}")
             look.wanted.set()
+
+    def has(self, uuid: str) -> bool:
+        """Whether sysfs shows a device at this moment, which a snapshot is always a little older than."""
+        return os.path.lexists(self.kernel.paths.device(uuid))
 
     async def find(self, uuid: str) -> Device | None:
         """Ask sysfs itself for a device."""

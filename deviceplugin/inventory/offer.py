@@ -44,6 +44,7 @@ def offer(
     listed: Iterable[str] = (),
     held: Collection[str] = (),
     pulled: Collection[str] = (),
+    stuck: Collection[str] = (),
 ) -> Offer:
     """What a resource advertises on this node.
 
@@ -54,6 +55,7 @@ def offer(
             one is given back to its pod.
         pulled: the IDs whose device vanished under a running pod. They stay Unhealthy, whatever room
             there is: that is how the pod's status comes to show it.
+        stuck: the IDs whose device exists and can't be had, since something holds it that no pod knows of.
     """
     own = slots.resource_hash(node_name, resource.name)
     remembered, before = _slots(held), _slots(listed)
@@ -62,7 +64,7 @@ def offer(
         for slot in _slots(capacity.snapshot.devices)
         if slot.resource_hash == own or slot in remembered or slot in before
     }
-    healthy, lost = set(existing), _slots(pulled) - existing
+    healthy, lost = existing - _slots(stuck), _slots(pulled) - existing
     spare = max(0, min(resource.cap, MAX_SLOTS) - len(existing))
     for node, fits in sorted(capacity.of(resource).items(), key=lambda entry: _order(entry[0])):
         room = min(fits, spare)
@@ -73,11 +75,11 @@ def offer(
         while fresh > 0 and index < MAX_SLOTS:
             slot = SlotId(node, index, own)
             index += 1
-            if slot not in healthy and slot not in lost:
+            if slot not in healthy and slot not in lost and slot not in existing:
                 healthy.add(slot)
                 fresh -= 1
         spare -= room
-    every = healthy | remembered | before
+    every = healthy | existing | remembered | before
     ordered = sorted(every, key=lambda slot: (_order(slot.numa_node), slot.index))
     return Offer(
         resource.name, tuple(OfferedSlot(str(slot), slot in healthy, slot.numa_node) for slot in ordered)

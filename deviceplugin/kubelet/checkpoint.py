@@ -29,6 +29,12 @@ class Holding:
     paths: frozenset[str]
     """The host paths of the device nodes that the container gets with it."""
 
+    @property
+    def first_group(self) -> int:
+        """The lowest number among its device nodes: that of the VFIO group that was made first."""
+        names = (path.rpartition("/")[2] for path in self.paths)
+        return min((int(name) for name in names if name.isascii() and name.isdigit()), default=-1)
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -41,8 +47,9 @@ class Checkpoint:
 
     @property
     def devices(self) -> dict[str, str]:
-        """The resource that each device belongs to."""
-        return {uuid: holdings[0].resource for uuid, holdings in self.holdings.items()}
+        """The resource that each device belongs to, in the order of their VFIO groups as far as known."""
+        ordered = sorted(self.holdings.items(), key=lambda entry: (entry[1][0].first_group, entry[0]))
+        return {uuid: holdings[0].resource for uuid, holdings in ordered}
 
 
 def version(path: Path) -> tuple[int, int, int] | None:

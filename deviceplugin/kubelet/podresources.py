@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deviceplugin.api import podresources_v1_pb2 as pb
 from deviceplugin.api import podresources_v1_pb2_grpc as rpc
+from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet.channel import kubelet_channel
 
 LIST_DEADLINE = 3.0
@@ -38,9 +39,11 @@ async def list_holders(socket: Path) -> dict[str, Holder]:
     """
     async with kubelet_channel(socket) as channel:
         call = rpc.PodResourcesListerStub(channel).List
-        response: pb.ListPodResourcesResponse = await call(
+        response: pb.ListPodResourcesResponse | None = await call(
             pb.ListPodResourcesRequest(), timeout=LIST_DEADLINE
         )
+    if response is None:  # That is what gRPC makes of an answer that it can't read.
+        raise KubeletError(f"the answer of the kubelet at {socket} can't be understood")
     return {
         device: Holder(pod.namespace, pod.name, container.name, devices.resource_name)
         for pod in response.pod_resources

@@ -82,9 +82,9 @@ def was_reached(error: KubeletError) -> bool:
     return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is not grpc.StatusCode.UNAVAILABLE
 
 
-def remove_stale_sockets(paths: KubeletPaths, prefix: str) -> None:
-    """Delete the sockets that an agent before this one left behind."""
-    for path in paths.plugins.glob(f"{prefix}*.sock"):
+def remove_stale_sockets(paths: KubeletPaths, pattern: str) -> None:
+    """Delete the sockets that an agent before this one left behind, by the pattern of their names."""
+    for path in paths.plugins.glob(pattern):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

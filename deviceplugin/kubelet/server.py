@@ -35,6 +35,8 @@ from deviceplugin.kubelet.translation import Context, granted, offered, translat
 log = logging.getLogger(__name__)
 
 SOCKET_PREFIX = "mdev-"
+SOCKETS = f"{SOCKET_PREFIX}{'[0-9a-f]' * 8}-{'[0-9a-f]' * 8}.sock"
+"""The names of all sockets that an agent ever makes, as a glob."""
 LISTEN_DEADLINE = 2.0
 """Seconds from a registration to the kubelet's asking for the list, which it does at once."""
 AFTER_END = 0.05
@@ -174,7 +176,8 @@ class Endpoint(rpc.DevicePluginServicer):
                     await connection.idle.wait()
             connection.ending.set()
             await server.stop(LAST_MOMENT)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     async def _register(self) -> bool:
         """Register, however long it takes; False if this connection has become useless meanwhile."""

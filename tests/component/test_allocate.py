@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import signal
 import uuid
 
 import grpc.aio
@@ -206,3 +208,30 @@ async def test_an_attribute_that_is_refused_fails_the_pod_and_leaves_nothing(beg
     with pytest.raises(AdmissionError, match="attribute 'nonsense' refused '1'"):
         await world.admit({"example.com/q": 2})
     assert not world.devices
+
+
+THREE = """
+models:
+  m: {driver: d, pools: {p: 1}, types: [{id: thing, takes: {p: 1}}]}
+cards:
+- {model: m, address: a}
+- {model: m, address: b}
+- {model: m, address: c}
+"""
+
+
+async def test_a_device_that_nobody_knew_of_is_renewed_wherever_there_is_room(begin: Begin) -> None:
+    foreign = str(uuid.uuid4())
+    world = await begin(text=THREE, config=NEVER)
+    await world.offers(thing=3)
+    resource = vfio("thing")
+    async with world.plugin(resource) as plugin:
+        world.signal_agent(signal.SIGSTOP)
+        world.create("b", "thing", slot(resource))
+        world.mark(slot(resource))
+        world.create("a", "thing", foreign)
+        answer = asyncio.ensure_future(plugin.Allocate(allocate_request([slot(resource)])))
+        world.signal_agent(signal.SIGCONT)
+        await answer
+    assert world.devices.keys() == {slot(resource), foreign}
+    assert not world.is_marked(slot(resource))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, PodSpec
 from tests.component.conftest import Begin
-from tests.component.world import NEVER, World, vfio
+from tests.component.world import NEVER, World, allocate_request, slot, vfio
 
 
 async def test_an_init_containers_device_is_offered_again_as_it_is(begin: Begin) -> None:
@@ -112,3 +115,20 @@ async def test_a_device_that_lived_through_a_lost_stream_counts_as_used(begin: B
     await world.kubelet.force_delete(pod)
     await world.run_pod("only", name="next")
     assert not world.is_marked(device)
+
+
+async def test_a_device_that_moved_to_another_card_when_it_was_renewed_is_a_new_one(begin: Begin) -> None:
+    world = await begin("s390", config=NEVER)
+    resource = vfio("vfio_ccw-io")
+    (device,) = ids = [slot(resource)]
+    async with world.plugin(resource) as plugin:
+        await plugin.Allocate(allocate_request(ids))
+        for _ in range(10):
+            await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids))
+            await plugin.Allocate(allocate_request(ids))
+            world.mark(device)
+            # By then the looks are over at the card that it was on and at the one that it is on.
+            began = time.monotonic()
+            await world.until(lambda: time.monotonic() - began > 0.15)
+            await plugin.Allocate(allocate_request(ids))
+            assert world.is_marked(device), "an unused device was made anew"

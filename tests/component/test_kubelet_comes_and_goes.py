@@ -266,3 +266,23 @@ async def test_an_agent_that_can_not_watch_looks_from_time_to_time(begin: Begin)
     await world.kubelet.kill()
     await world.kubelet.start()
     await settled(world)
+
+
+async def test_what_the_kubelet_remembers_is_listed_as_soon_as_it_can_be_read(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    pod = await world.run_pod("mdpy-hd")
+    await world.kill_agent()
+    checkpoint = world.kubelet.plugin_directory / "kubelet_internal_checkpoint"
+    good = checkpoint.read_bytes()
+    checkpoint.write_text("{")
+    # Under another name of the node it would not list the pod's device by itself.
+    await world.start_agent(node_name="other")
+    await world.says("begins without what the kubelet remembers")
+    world.excused = True  # Until it is known, that ID is missing from the list.
+    checkpoint.write_bytes(good)
+    await world.says("what the kubelet remembers is known now")
+    await world.kubelet.wait_for(
+        lambda: world.ids(pod) <= world.kubelet.devices(vfio("mdpy-hd")).keys(), timeout=10
+    )
+    await world.kubelet.restart_container(pod, "c")

@@ -111,19 +111,85 @@ async def test_a_repair_for_which_there_is_no_room_says_so(begin: Begin) -> None
     assert device in world.devices
 
 
-async def test_a_repair_that_hangs_is_answered_in_time_and_works_the_next_time(begin: Begin) -> None:
+async def test_a_repair_may_take_longer_than_an_allocation(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mdpy_hd=4)
     pod = await world.admit("mdpy-hd")
     (device,) = world.ids(pod)
     world.remove(device)
     await world.offers(mdpy_hd=4)
-    world.node.fault("slow-create", parent="mdpy", seconds=6.5, times=1)
-    with pytest.raises(StartError, match="the node took more than 6 s"):
-        await world.kubelet.start_containers(pod)
-    await world.says("device of a failed request removed", device=device)
+    world.node.fault("slow-create", parent="mdpy", seconds=7)
     await world.kubelet.start_containers(pod)
     assert set(world.devices) == {device}
+
+
+HURRIED = """
+from deviceplugin import allocation, cli
+allocation.START_DEADLINE = 1.0
+cli.main()
+"""
+
+
+async def test_a_repair_that_hangs_is_answered_in_time_and_its_device_stays_for_the_next_try(
+    begin: Begin,
+) -> None:
+    world = await begin(config=NEVER, agent=False)
+    await world.start_agent(code=HURRIED)
+    await world.offers(mdpy_hd=4)
+    pod = await world.admit("mdpy-hd")
+    (device,) = world.ids(pod)
+    world.remove(device)
+    await world.offers(mdpy_hd=4)
+    world.node.fault("slow-create", parent="mdpy", seconds=3)
+    with pytest.raises(StartError, match="the node took more than 1 s"):
+        await world.kubelet.start_containers(pod)
+    with pytest.raises(StartError, match="is still being made on mdpy"):
+        await world.kubelet.start_containers(pod)
+    await world.says("device came after all and stays", device=device)
+    await world.kubelet.start_containers(pod)
+    assert set(world.devices) == {device}
+    assert not world.logged("device of a failed request removed")
+
+
+async def test_after_a_reboot_every_pod_finds_its_group_whichever_starts_first(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    pods = [await world.run_pod("mdpy-hd", name=f"p{number}") for number in range(3)]
+    before = {uuid: device.group for uuid, device in world.devices.items()}
+    await world.kill_agent()
+    await world.beside(lambda: world.node.reboot(first_group=0))
+    await world.start_agent()
+    await world.kubelet.reboot()
+    await world.offers(mdpy_hd=4, mdpy_vga=1)
+    for pod in reversed(pods):
+        await world.kubelet.readmit(pod)
+        await world.kubelet.start_containers(pod)
+    assert {uuid: device.group for uuid, device in world.devices.items()} == before
+
+
+async def test_after_a_reboot_the_room_of_remembered_devices_is_not_offered_to_others(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    pod = await world.run_pod({vfio("mdpy-hd"): 4})
+    await world.kill_agent()
+    await world.beside(world.node.reboot)
+    await world.start_agent()
+    await world.until(lambda: world.devices.keys() == world.ids(pod))
+    await world.kubelet.reboot()
+    await world.offers(mdpy_hd=4, mdpy_vga=0)
+
+
+async def test_what_was_made_again_for_a_pod_that_is_gone_is_taken_back(begin: Begin) -> None:
+    world = await begin()
+    await world.offers(mdpy_hd=4, mdpy_vga=4)
+    pod = await world.run_pod("mdpy-hd")
+    await world.kill_agent()
+    await world.beside(world.node.reboot)
+    await world.kubelet.force_delete(pod)
+    await world.start_agent()
+    await world.says("device made again that the kubelet remembers")
+    await world.until(lambda: not world.devices)
+    await world.offers(mdpy_hd=4, mdpy_vga=4)
 
 
 async def test_a_start_marks_the_device_as_used(begin: Begin) -> None:

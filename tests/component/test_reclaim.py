@@ -308,3 +308,16 @@ async def test_a_resource_whose_stream_flaps_keeps_only_its_own_devices(begin: B
             await world.kubelet.end_stream(vfio("mtty-1"))
         await asyncio.sleep(0.3)
     assert not world.devices
+
+
+async def test_a_device_that_a_vm_holds_beyond_its_pod_lures_no_other_pod(begin: Begin) -> None:
+    world = await begin()
+    await world.offers(mdpy_hd=4, mdpy_vga=4)
+    pod = await world.run_pod("mdpy-hd")
+    (device,) = world.ids(pod)
+    with world.vm(device):
+        await world.kubelet.force_delete(pod)
+        await world.offers(mdpy_hd=3, mdpy_vga=3)
+        await world.run_pod({vfio("mdpy-hd"): 3}, name="next")
+    await world.offers(mdpy_hd=4)
+    assert device not in world.devices

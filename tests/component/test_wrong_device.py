@@ -101,14 +101,13 @@ async def test_devices_that_swapped_their_groups_start_no_container(begin: Begin
     world.create("mdpy", "mdpy-hd", FOREIGN)
     world.node.fault("slow-create", parent="mtty", seconds=0.5)
     await world.start_agent()
+    await world.until(lambda: len(world.devices) == 2)
+    world.remove(FOREIGN)
     await world.kubelet.reboot()
     await world.offers(mtty_1=24)
     await world.kubelet.readmit(pod)
-    start = asyncio.create_task(world.kubelet.start_containers(pod))
-    await world.until(lambda: len(world.devices) == 2)
-    world.remove(FOREIGN)
     with pytest.raises(StartError, match="delete the pod"):
-        await start
+        await world.kubelet.start_containers(pod)
 
 
 async def test_an_init_container_never_gets_a_group_that_its_device_had_before(begin: Begin) -> None:

@@ -33,10 +33,10 @@ def offered(
     listed: tuple[str, ...] = (),
     held: tuple[str, ...] = (),
     pulled: tuple[str, ...] = (),
+    stuck: tuple[str, ...] = (),
 ) -> Offer:
-    return offer(
-        Capacity(Snapshot(parents)), resource, node_name=NODE, listed=listed, held=held, pulled=pulled
-    )
+    capacity = Capacity(Snapshot(parents))
+    return offer(capacity, resource, node_name=NODE, listed=listed, held=held, pulled=pulled, stuck=stuck)
 
 
 def healthy(made: Offer) -> list[str]:
@@ -183,3 +183,9 @@ def test_a_slot_whose_device_vanished_under_its_pod_is_unhealthy_though_there_is
 
 def test_a_device_that_came_back_is_healthy_again() -> None:
     assert healthy(offered(parent(0, slot(0)), listed=(slot(0),), pulled=(slot(0),))) == [slot(0)]
+
+
+def test_a_device_that_something_holds_beyond_its_pod_is_unhealthy_and_stays_listed() -> None:
+    made = offered(parent(1, slot(0)), stuck=(slot(0),))
+    assert healthy(made) == [slot(1)]
+    assert [entry.id for entry in made.slots] == [slot(0), slot(1)]

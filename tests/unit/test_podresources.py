@@ -135,3 +135,21 @@ async def test_a_kubelet_that_was_replaced_is_asked_at_once(socket: Path) -> Non
         assert await list_holders(socket) == {}
     async with kubelet(socket, full):
         assert set(await list_holders(socket)) == {"a"}
+
+
+async def test_an_answer_that_makes_no_sense_is_an_error(socket: Path) -> None:
+    async def garbage(_request: bytes, _context: object) -> bytes:
+        return b"\xff\xff\xff\xff\x07garbage"
+
+    handlers: dict[str, Any] = {"List": grpc.unary_unary_rpc_method_handler(garbage)}
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("v1.PodResourcesLister", handlers),)
+    )
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    try:
+        with pytest.raises(KubeletError, match="can't be understood"):
+            await list_holders(socket)
+    finally:
+        await server.stop(None)

@@ -20,6 +20,7 @@ from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet import registration
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar, register, remove_stale_sockets, was_reached, watch
+from deviceplugin.kubelet.server import SOCKETS
 
 PATIENCE = 5.0
 
@@ -109,26 +110,28 @@ async def test_a_kubelet_that_hangs_is_given_up_and_may_remember_the_socket(
 
 # What an earlier agent left behind.
 
+OURS = "mdev-0123abcd-4567cdef.sock"
+
 
 def test_only_our_own_sockets_are_cleaned_away(paths: KubeletPaths) -> None:
-    for name in ("mdev-1.sock", "mdev-x-2.sock", "nvidia.sock", "kubelet.sock", "mdev-notes", "xmdev-1.sock"):
+    others = {"nvidia.sock", "kubelet.sock", "mdev-notes", "mdev-other.sock", f"x{OURS}"}
+    for name in (OURS, "mdev-ffffffff-00000000.sock", *others):
         (paths.plugins / name).touch()
-    remove_stale_sockets(paths, "mdev-")
-    left = {path.name for path in paths.plugins.iterdir()}
-    assert left == {"nvidia.sock", "kubelet.sock", "mdev-notes", "xmdev-1.sock"}
+    remove_stale_sockets(paths, SOCKETS)
+    assert {path.name for path in paths.plugins.iterdir()} == others
 
 
 def test_where_nothing_was_left_nothing_is_cleaned(paths: KubeletPaths) -> None:
-    remove_stale_sockets(paths, "mdev-")
+    remove_stale_sockets(paths, SOCKETS)
     paths.plugins.rmdir()
-    remove_stale_sockets(paths, "mdev-")
+    remove_stale_sockets(paths, SOCKETS)
 
 
 def test_what_is_no_socket_but_is_called_so_keeps_no_agent_from_starting(paths: KubeletPaths) -> None:
-    (paths.plugins / "mdev-1.sock").mkdir()
-    (paths.plugins / "mdev-2.sock").touch()
-    remove_stale_sockets(paths, "mdev-")
-    assert not (paths.plugins / "mdev-2.sock").exists()
+    (paths.plugins / "mdev-00000000-00000000.sock").mkdir()
+    (paths.plugins / OURS).touch()
+    remove_stale_sockets(paths, SOCKETS)
+    assert not (paths.plugins / OURS).exists()
 
 
 # Noticing.

@@ -1,0 +1,94 @@
+"""What an agent that begins takes up again: the devices that the kubelet remembers.
+
+The kubelet's memory outlives agents and reboots, the devices don't. What it remembers has to be listed from
+the beginning, or the kubelet may crash over it; and after a reboot its devices are made again before their
+room is offered to others, in the order of their old VFIO groups, so that each gets the number that its
+container will be given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from deviceplugin.advertising import Advertising
+from deviceplugin.allocation import Allocation
+from deviceplugin.errors import KubeletError, PluginError
+from deviceplugin.host.node import Node
+from deviceplugin.kubelet.memory import KubeletMemory
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 2.0
+"""Seconds in which the first offer waits for devices to be made again; pods are refused until it comes."""
+_TRIES = 10
+_PAUSE = 0.1
+"""Seconds between the first tries to read the kubelet's memory."""
+_LATER = 0.5
+"""Seconds between tries once the agent serves without it."""
+
+
+class Recovery:
+    """Brings together what the kubelet remembers and what the node has.
+
+    Args:
+        on_recalled: called when the kubelet's memory could be read after all.
+    """
+
+    def __init__(
+        self,
+        memory: KubeletMemory,
+        node: Node,
+        advertising: Advertising,
+        allocation: Allocation,
+        *,
+        on_recalled: Callable[[], None],
+    ) -> None:
+        self._memory = memory
+        self._node = node
+        self._advertising = advertising
+        self._allocation = allocation
+        self._on_recalled = on_recalled
+
+    async def recall(self) -> bool:
+        """Read what the kubelet remembers; False if it can't be read, which the log says."""
+        for attempt in range(_TRIES):
+            try:
+                await self._read()
+            except KubeletError as error:
+                if attempt == _TRIES - 1:
+                    log.warning("begins without what the kubelet remembers", extra={"reason": str(error)})
+                else:
+                    await asyncio.sleep(_PAUSE)
+            else:
+                return True
+        return False
+
+    async def recall_later(self) -> None:
+        """Go on trying to read what the kubelet remembers, until that goes well."""
+        while True:
+            await asyncio.sleep(_LATER)
+            try:
+                await self._read()
+            except KubeletError as error:
+                log.debug("the kubelet's memory can't be read yet", extra={"reason": str(error)})
+            else:
+                log.info("what the kubelet remembers is known now")
+                self._on_recalled()
+                await self.restore()
+                return
+
+    async def restore(self) -> None:
+        """Make the devices again that the kubelet remembers and the node does not have."""
+        for uuid, name in tuple(self._advertising.held.items()):
+            resource = self._advertising.find(name)
+            if resource is None or uuid in self._node.snapshot.devices:
+                continue  # Of another plugin or another configuration, or there.
+            try:
+                await self._allocation.restore(resource, uuid)
+            except PluginError as error:
+                log.warning("a device that the kubelet remembers can't be made again: %s", error)
+
+    async def _read(self) -> None:
+        self._advertising.held = await self._memory.remembered_devices()

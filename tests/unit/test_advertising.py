@@ -1,0 +1,56 @@
+"""What is advertised from one look at the node to the next, and what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from deviceplugin.advertising import Advertising
+from deviceplugin.inventory.offer import Offer
+from deviceplugin.inventory.resources import DEFAULT_CAP
+from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
+from deviceplugin.settings import Config
+
+
+def node(count: int, type_id: str = "passthrough") -> Snapshot:
+    kinds = (ParentType(type_id, "", "vfio-ap", "", count),)
+    return Snapshot((Parent("matrix", "matrix", "vfio_ap", None, None, kinds, ()),))
+
+
+@pytest.fixture
+def published() -> dict[str, Offer]:
+    return {}
+
+
+@pytest.fixture
+def advertising(published: dict[str, Offer]) -> Advertising:
+    return Advertising(
+        Config(), node_name="n", publish=lambda offer: published.update({offer.resource: offer})
+    )
+
+
+def test_a_count_that_means_nothing_is_capped_and_said_once(
+    advertising: Advertising, published: dict[str, Offer], caplog: pytest.LogCaptureFixture
+) -> None:
+    for count in (65536, 65535, 65534):
+        advertising.update(node(count), pulled=(), stuck=())
+    assert published["vfio.dev/passthrough"].healthy == DEFAULT_CAP
+    assert len(caplog.messages) == 1
+    assert "the driver counts 65536 instances" in caplog.text
+
+
+def test_a_resource_whose_type_left_is_still_advertised_and_can_be_had_no_more(
+    advertising: Advertising, published: dict[str, Offer]
+) -> None:
+    advertising.update(node(2), pulled=(), stuck=())
+    advertising.update(Snapshot(), pulled=(), stuck=())
+    offer = published["vfio.dev/passthrough"]
+    assert (len(offer.slots), offer.healthy) == (2, 0)
+
+
+def test_what_the_kubelet_remembers_of_an_earlier_agent_is_ours_to_serve(advertising: Advertising) -> None:
+    advertising.update(node(2), pulled=(), stuck=())
+    earlier = "6d646576-aa02-8002-8000-6fde7755db27"
+    assert not advertising.was_offered("vfio.dev/passthrough", earlier)
+    advertising.held = {earlier: "vfio.dev/passthrough"}
+    assert advertising.was_offered("vfio.dev/passthrough", earlier)
+    assert not advertising.was_offered("vfio.dev/other", earlier)
