@@ -1,4 +1,4 @@
-"""What the tests on a cluster share: one installation, on one node, which every test finds empty and leaves so."""
+"""What the tests on a cluster share: one installation on one node, which each finds and leaves empty."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.cluster.hardware import Hardware
 from tests.cluster.installation import Agent, Release, Values
 from tests.cluster.node import Node
 from tests.cluster.pods import HOST, Pods, vfio
+from tests.cluster.waiting import until
 
 SAMPLES = {
     vfio("mtty-1"): 24,
@@ -62,13 +63,13 @@ def cluster(environment: Environment) -> Iterator[Cluster]:
 
 
 def _remove_namespaces(cluster: Cluster, environment: Environment) -> None:
-    for name in (SYSTEM, PODS):
-        if cluster.get("namespace", name) is None:
-            continue
-        if name == SYSTEM:
-            Release(cluster, environment.helm, {}).uninstall()
+    there = [name for name in (SYSTEM, PODS) if cluster.get("namespace", name) is not None]
+    if SYSTEM in there:
+        Release(cluster, environment.helm, {}).uninstall()
+    for name in there:
         cluster.kubectl("delete", "pods", "--all", "--namespace", name, "--grace-period=1")
-        cluster.kubectl("delete", "namespace", name, "--timeout=60s")
+    if there:
+        cluster.kubectl("delete", "namespace", *there, "--timeout=60s")
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +138,16 @@ def pods(cluster: Cluster, node: Node, environment: Environment) -> Iterator[Pod
     pods.take_away()
 
 
+@pytest.fixture
+def services(node: Node, pods: Pods) -> Iterator[None]:  # noqa: ARG001  # they are taken away after this
+    """For tests that stop the node's services: all of them run when such a test ends."""
+    node.need_services()
+    yield
+    for name in ("kube-apiserver", "containerd", "kubelet"):
+        node.service("start", name)
+    until(lambda: node.is_ready, f"{node.name} is ready")
+
+
 @pytest.fixture(autouse=True)
 def empty_node(hardware: Hardware) -> Iterator[None]:
     """No device is left behind: one that is fails the test that left it, and not the next one."""
@@ -156,7 +167,7 @@ def empty_node(hardware: Hardware) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[Any]
+    item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed and "cluster" in getattr(item, "fixturenames", ()):

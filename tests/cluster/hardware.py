@@ -81,7 +81,7 @@ class Hardware:
         return {uuid for uuid, device in self.devices.items() if device.ours}
 
     def is_rid_of(self, *uuids: str, within: float = PATIENCE) -> None:
-        """Wait until none of these devices is there any more; of the agent's own in general if none is named."""
+        """Wait until none of these devices is there any more, or none of the agent's if none is named."""
 
         def gone() -> None:
             left = self.ours & set(uuids) if uuids else self.ours

@@ -1,4 +1,4 @@
-"""Pods that ask for devices: small ones of the image under test, which sleep and end as soon as they are told."""
+"""Pods that ask for devices: small ones of the image under test, which sleep and end when they are told."""
 
 from __future__ import annotations
 

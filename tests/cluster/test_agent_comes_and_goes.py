@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.cluster.environment import SYSTEM
 from tests.cluster.cluster import Cluster
+from tests.cluster.environment import SYSTEM
 from tests.cluster.hardware import Hardware
 from tests.cluster.installation import SELECTOR, Agent, Release, Values, merged
 from tests.cluster.node import Node

@@ -18,33 +18,37 @@ THEIRS = "no healthy devices present"
 KILL_PODS = """
 for process in /proc/[0-9]*; do
   grep -qs kubepods $process/cgroup || continue
-  grep -qs %s $process/cgroup || kill -KILL ${process#/proc/}
+  grep -qs %s $process/cgroup || kill -KILL ${process#/proc/} || true
 done
 """
 """Ends every process of every pod, but for those of one container."""
-KILL_SHIMS = r"""
+KILL_SHIMS = """
 for process in /proc/[0-9]*; do
-  case $(tr '\0' ' ' <$process/cmdline) in
-    *containerd-shim*'-namespace k8s.io '*) kill -KILL ${process#/proc/} ;;
-  esac
+  # By the kernel's word, and not by the command line: this script's own has the name too.
+  case $(cat $process/comm) in containerd-shim*) ;; *) continue ;; esac
+  grep -qsz k8s.io $process/cmdline && kill -KILL ${process#/proc/}
 done 2>/dev/null
+true
 """
 """Ends what containerd has beside each pod, and leaves there if it is killed."""
 
 
 def reboot(node: Node, hardware: Hardware) -> None:
-    """End all that runs on the node, take all devices and give the next ones other numbers, start everything."""
+    """End all that runs on the node, take its devices, number the next ones anew, and start everything."""
     process = hardware.process(hardware.pod.container_id)
-    node.service("kill", "kubelet")
-    node.service("kill", "containerd")
-    # One container is left: the simulator is in there.
-    node.execute("sh", "-c", KILL_PODS % hardware.pod.container_id)
-    plugin = "/opt/mdev-device-plugin/bin/mdev-device-plugin"
-    node.execute("chroot", f"/proc/{process}/root", plugin, "simulate", SIMULATED, "reboot")
-    node.execute("sh", "-c", KILL_PODS % "no-container")
-    node.execute("sh", "-c", KILL_SHIMS)
-    node.service("start", "containerd")
-    node.service("start", "kubelet")
+    try:
+        node.service("kill", "kubelet")
+        node.service("kill", "containerd")
+        # One container is left: the simulator is in there.
+        node.execute("sh", "-c", KILL_PODS % hardware.pod.container_id)
+        plugin = "/opt/mdev-device-plugin/bin/mdev-device-plugin"
+        node.execute("chroot", f"/proc/{process}/root", plugin, "simulate", SIMULATED, "reboot")
+        node.execute("sh", "-c", KILL_PODS % "no-container")
+        node.execute("sh", "-c", KILL_SHIMS)
+    finally:
+        # Without them nothing could be tidied up, and every test after this one would fail.
+        node.service("start", "containerd")
+        node.service("start", "kubelet")
 
 
 def outcome(pod: Pod, container_before: str) -> str:
@@ -71,15 +75,18 @@ def works(hardware: Hardware, pod: Pod) -> None:
     assert pod.device_nodes() == {"/dev/vfio/vfio"} | {f"/dev/vfio/{devices[uuid].group}" for uuid in uuids}
 
 
-@pytest.mark.usefixtures("agent")
+@pytest.mark.usefixtures("agent", "services")
 def test_after_a_reboot_pods_have_a_working_device_or_say_why_not(
     node: Node, simulator: Hardware, release: Release, pods: Pods
 ) -> None:
-    node.need_services()
     node.need_commands()
     alone, deployment = pods.run({vfio("mtty-1"): 2}), pods.deploy(vfio("mbochs-small"))
     deployed = deployment.pod
     containers = {pod: pod.container_id for pod in (alone, deployed)}
+
+    def replaced() -> Pod:
+        return deployment.pod.runs()
+
     old = {device.group for device in simulator.devices.values()}
     reboot(node, simulator)
     until(lambda: node.is_ready, f"{node.name} is ready")
@@ -95,7 +102,7 @@ def test_after_a_reboot_pods_have_a_working_device_or_say_why_not(
         assert OURS in reason or THEIRS in reason
         pod.delete()
     # A controller's next pod has what it needs, and so has anybody's.
-    works(simulator, eventually(lambda: deployment.pod.runs()))
+    works(simulator, eventually(replaced))
     another = pods.run(vfio("mtty-1"))
     works(simulator, another)
     # Groups have other numbers than before, so that mistaking one would have been seen.
