@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from deviceplugin.host.mdev import FaultKind
 from deviceplugin.inventory.offer import Offer, OfferedSlot
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
+from deviceplugin.reclaim import HeldBack
 from deviceplugin.telemetry.metrics import Metrics
 
 Panel = dict[str, Any]
@@ -194,3 +196,12 @@ def test_counters_are_shown_as_rates(panel: Panel) -> None:
         for name in metrics_in(expression):
             if name.endswith(("_total", "_bucket")):
                 assert re.search(rf"\b(?:rate|increase)\({name}\b", expression)
+
+
+@pytest.mark.parametrize(
+    ("title", "values"),
+    [("Devices held back now", HeldBack), ("Removals held back", HeldBack), ("Faults in sysfs", FaultKind)],
+)
+def test_every_reason_and_kind_is_explained(title: str, values: type[HeldBack] | type[FaultKind]) -> None:
+    (panel,) = (panel for panel in PANELS if panel["title"] == title)
+    assert [value for value in values if value.value not in panel["description"]] == []
