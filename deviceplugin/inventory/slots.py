@@ -26,6 +26,7 @@ MAX_SLOTS = 1 << 14
 MAX_NUMA_NODE = 0xFFE
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+_LENGTH = 36
 _VARIANT = 0x8000
 _REMEMBERED = 1 << 13
 """IDs whose meaning is remembered: each change on the node asks for all of them again."""
@@ -55,9 +56,14 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-@lru_cache(_REMEMBERED)
 def parse(text: str) -> SlotId | None:
     """Take a device ID apart; None for whatever is not one of this plugin's."""
+    # Whoever asks may ask with texts of any length, and none of those is to be remembered.
+    return _parse(text) if len(text) == _LENGTH else None
+
+
+@lru_cache(_REMEMBERED)
+def _parse(text: str) -> SlotId | None:
     if not is_uuid(text) or not text.startswith(MARK) or text[14] != "8" or text[19] not in "89ab":
         return None
     node = int(text[15:18], 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import uuid
 
 import pytest
@@ -72,6 +73,17 @@ def test_ids_never_change_between_versions_of_the_agent() -> None:
 def test_text_is_an_id_only_if_it_is_written_like_one(text: str) -> None:
     slot = slots.parse(text)
     assert slot is None or str(slot) == text
+
+
+def test_texts_of_any_length_are_not_kept_in_memory() -> None:
+    tracemalloc.start()
+    try:
+        for count in range(50):
+            assert slots.parse(f"{slots.MARK}{count}" + "x" * 100_000) is None
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 @pytest.mark.parametrize(
