@@ -163,7 +163,9 @@ class _Reader:
     def parent(self, link: str, address: str, known: Parent | None) -> Parent:
         path = os.path.realpath(link)
         names = _device_names(path)
+        told = len(self.faults)
         for _ in range(_TRIES):
+            del self.faults[told:]  # What an earlier try complained of is looked at again.
             types = self.types(path, known)
             devices = [device for name in names if (device := _device(f"{path}/{name}", name, address))]
             before, names = names, _device_names(path)

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
@@ -273,6 +274,30 @@ def test_a_half_pci_identity_is_none(sysfs: Sysfs) -> None:
 def test_a_device_on_its_way_is_not_there_yet(sysfs: Sysfs) -> None:
     (sysfs.parent() / UUID).mkdir()
     assert sysfs.scan().snapshot.devices == {}
+
+
+def test_a_parent_that_is_read_again_has_each_of_its_faults_told_once(sysfs: Sysfs) -> None:
+    parent = sysfs.parent()
+    (parent / UUID).mkdir()
+    sysfs.type(parent, "t-1", count=b"many", name=b"\xff")
+    sysfs.type(parent, "t-2", name=b"\xff")
+    sysfs.type(sysfs.parent("other"), "t-1", count=b"many")
+    assert [fault.path.removeprefix(f"{sysfs.paths.sysfs}/devices/") for fault in sysfs.scan().faults] == [
+        "card/mdev_supported_types/t-1/available_instances",
+        "card/mdev_supported_types/t-2/name",
+        "other/mdev_supported_types/t-1/available_instances",
+    ]
+
+
+def test_what_is_right_at_a_second_look_at_a_parent_is_no_fault(
+    sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = sysfs.parent()
+    (parent / UUID).mkdir()
+    path = sysfs.type(parent, count=b"")
+    monkeypatch.setattr(time, "sleep", lambda _: (path / "available_instances").write_text("2\n"))
+    assert sysfs.scan().faults == ()
+    assert sysfs.types() == {"t-1": 2}
 
 
 @pytest.mark.parametrize("group", ["noise", "", "-1", "\u0663", None])
