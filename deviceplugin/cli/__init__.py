@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
+import traceback
 
 import click
 
@@ -58,6 +61,13 @@ def main() -> None:
         fail(str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted", 130)
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        # What is left to be written must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        name = errno.errorcode.get(error.errno or 0, "unknown error")
+        fail(f"the output can't be written: {name} ({error.strerror})", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -65,3 +75,8 @@ def fail(message: str, code: int) -> None:
     """Say one line on standard error and end."""
     print(f"mdev-device-plugin: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it came while something was printed; any other is a defect, whose traceback tells where."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -597,6 +597,47 @@ class TestAll:
     def test_a_command_that_there_is_not_is_misuse(self, run: Run) -> None:
         run("explode").fails(2, "No such command 'explode'")
 
+    @pytest.mark.parametrize("buffered", ["", "1"])
+    def test_an_output_that_can_not_be_written_is_one_line(self, node: Node, buffered: str) -> None:
+        root = str(node("samples").paths.root)
+        command = [sys.executable, "-m", "deviceplugin", "types", "--simulated", root]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command,
+                env={**os.environ, "PYTHONUNBUFFERED": buffered},
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 1
+        assert done.stderr == (
+            "mdev-device-plugin: the output can't be written: ENOSPC (No space left on device)\n"
+        )
+
+    def test_a_reader_that_leaves_early_is_not_told(self, node: Node) -> None:
+        root = str(node("samples").paths.root)
+        command = [sys.executable, "-m", "deviceplugin", "types", "--simulated", root]
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+        finally:
+            os.close(writer)
+        assert (done.returncode, done.stderr) == (1, b"")
+
+    def test_a_defect_is_not_taken_for_an_output_that_fails(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root = node("samples").paths.root
+
+        def broken(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("deviceplugin.cli.types.look", broken)
+        with pytest.raises(OSError, match="No space left"):
+            run("types", "--simulated", root)
+
     def test_a_node_is_either_simulated_or_somewhere_else(self, run: Run, tmp_path: Path) -> None:
         for name in ("types", "devices"):
             run(name, "--simulated", tmp_path, "--host-root", tmp_path).fails(2, "exclude each other")
