@@ -53,6 +53,9 @@ def main() -> None:
     """Run a command. Exit codes: 0 done, 1 failed, 2 called wrongly."""
     try:
         code = cli.main(prog_name="mdev-device-plugin", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         fail(error.format_message(), 2 if isinstance(error, click.UsageError) else 1)
     except ConfigError as error:

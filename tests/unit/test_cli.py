@@ -597,6 +597,11 @@ class TestAll:
     def test_a_command_that_there_is_not_is_misuse(self, run: Run) -> None:
         run("explode").fails(2, "No such command 'explode'")
 
+    def test_without_a_command_the_help_is_shown_as_it_is(self, run: Run) -> None:
+        called = run()
+        assert (called.code, called.out) == (2, "")
+        assert called.err == run("--help").out
+
     @pytest.mark.parametrize("buffered", ["", "1"])
     def test_an_output_that_can_not_be_written_is_one_line(self, node: Node, buffered: str) -> None:
         root = str(node("samples").paths.root)
