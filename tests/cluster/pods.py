@@ -171,11 +171,15 @@ class Pod:
         script = 'for n in /dev/vfio/*; do test -c "$n" && : <>"$n" && echo "$n"; done'
         return set(self.execute("sh", "-ec", script, container=container).split())
 
-    def restart(self) -> None:
+    def end(self) -> None:
         """End its main process; the kubelet starts the container again."""
-        before = self.restarts
         with contextlib.suppress(Refused):  # The command may end with the container.
             self.execute("sh", "-c", "kill -TERM 1")
+
+    def restart(self) -> None:
+        """End its main process, and wait until the container is started again."""
+        before = self.restarts
+        self.end()
 
         def again() -> None:
             assert self.restarts > before, f"the container of {self} was not started again"

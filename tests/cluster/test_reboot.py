@@ -75,6 +75,22 @@ def works(hardware: Hardware, pod: Pod) -> None:
     assert pod.device_nodes() == {"/dev/vfio/vfio"} | {f"/dev/vfio/{devices[uuid].group}" for uuid in uuids}
 
 
+@pytest.mark.usefixtures("agent")
+def test_a_container_that_would_get_another_device_s_node_is_not_started(
+    simulator: Hardware, pods: Pods
+) -> None:
+    pod = pods.run(vfio("mtty-1"))
+    container = pod.container_id
+    # What the kubelet remembers for the pod is a group that its device, made again, does not have any more.
+    simulator.simulate("reboot")
+    pod.end()
+    reason = outcome(pod, container)
+    assert OURS in reason
+    assert "vfio.dev/mtty-1" in reason
+    pod.delete()
+    works(simulator, pods.run(vfio("mtty-1")))
+
+
 @pytest.mark.usefixtures("agent", "services")
 def test_after_a_reboot_pods_have_a_working_device_or_say_why_not(
     node: Node, simulator: Hardware, release: Release, pods: Pods
