@@ -30,9 +30,12 @@ _WORDS = {
     "object": "a mapping",
     "array": "a list",
     "null": "nothing",
-    "str | null": "text",
-    "int | null": "a whole number",
+    "date": "a date",
+    "datetime": "a date",
 }
+_EXPECTED_TEXT = re.compile(r"Expected `str(?: \| null)?`, got `(\w+)`")
+_EXAMPLE = re.compile(r" as in (\S+?)\.?$")
+"""How a field's description ends that tells by an example how to write it."""
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _TEXT = "tag:yaml.org,2002:str"
 
@@ -121,10 +124,31 @@ def _explain(path: Path, root: yaml.Node, kind: type, message: str) -> str:
     text, place = (found[1], found[2] or "$") if found else (message, "$")
     where = _steps(place)
     label = f"{place.removeprefix('$').lstrip('.')}: " if where else ""
-    text = _NAMES.sub(lambda name: _WORDS.get(name[1], f"'{name[1]}'"), text)
+    hint = _hint(kind, where, text)
+    text = _NAMES.sub(lambda name: _in_words(name[1]), text)
+    return f"{path}:{_line(root, where)}: {label}{text[:1].lower()}{text[1:]}{hint}"
+
+
+def _hint(kind: Any, where: Steps, message: str) -> str:
+    """What to do about a value that msgspec complains of, as far as that can be told."""
     if isinstance(info := _info(kind, where), msgspec.inspect.LiteralType):
-        text = f"{text}; known here: {', '.join(map(str, info.values))}"
-    return f"{path}:{_line(root, where)}: {label}{text[:1].lower()}{text[1:]}"
+        return f"; known here: {', '.join(map(str, info.values))}"
+    field = _field(kind, where)
+    if message.endswith("got `null`"):
+        return "; give it a value" if field and field.required else "; leave it out or give it a value"
+    if found := _EXPECTED_TEXT.match(message):
+        if field and (example := _EXAMPLE.search(_description(field))):
+            return f"; write it as in {example[1]!r}"
+        return "; quotes make it text" if found[1] not in ("object", "array") else ""
+    return ""
+
+
+def _in_words(name: str) -> str:
+    """A kind of value, or several, by the names that msgspec has for them."""
+    kinds = name.split(" | ")
+    if not all(one in _WORDS for one in kinds):
+        return f"'{name}'"
+    return " or ".join(_WORDS[one] for one in kinds if one != "null" or kinds == ["null"])
 
 
 def _steps(place: str) -> Steps:
@@ -151,6 +175,19 @@ def _info(kind: Any, where: Steps) -> msgspec.inspect.Type:
     for step in where:
         info = _inside(info, step)
     return _plain(info)
+
+
+def _field(kind: Any, where: Steps) -> msgspec.inspect.Field | None:
+    """The field at a place; None if there is something else, such as a part of a list."""
+    around = _info(kind, where[:-1])
+    if not where or not isinstance(around, msgspec.inspect.StructType):
+        return None
+    return next((entry for entry in around.fields if entry.encode_name == where[-1]), None)
+
+
+def _description(field: msgspec.inspect.Field) -> str:
+    schema = field.type.extra_json_schema if isinstance(field.type, msgspec.inspect.Metadata) else None
+    return str((schema or {}).get("description", ""))
 
 
 def _inside(info: msgspec.inspect.Type, key: str | int) -> msgspec.inspect.Type:

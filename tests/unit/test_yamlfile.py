@@ -116,6 +116,75 @@ def test_an_unknown_key_is_told_with_the_nearest_known_one(
     assert hint in message
 
 
+def resource(entry: str) -> str:
+    return f"version: v1\nresources: [{{name: a/b, types: [a], {entry}}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "version: v1\nreclaim:\n  grace: 1\n",
+            "config.yaml:3: reclaim.grace: expected text, got a whole number; write it as in '10s'",
+        ),
+        (
+            "version: v1\nreclaim: {interval: 0.5}\n",
+            "config.yaml:2: reclaim.interval: expected text, got a number; write it as in '5s'",
+        ),
+        (
+            "version: v1\nresources: [{name: a/b, types: [7]}]\n",
+            "config.yaml:2: resources[0].types[0]: expected text, got a whole number; quotes make it text",
+        ),
+        (
+            "version: v1\nresources: [{name: a/b, types: [[a]]}]\n",
+            "config.yaml:2: resources[0].types[0]: expected text, got a list",
+        ),
+        (
+            resource("attributes: {x: 2024-01-01}"),
+            "config.yaml:2: resources[0].attributes[...]: expected text, got a date; quotes make it text",
+        ),
+        (
+            resource("attributes: 5"),
+            "config.yaml:2: resources[0].attributes: expected a mapping or a list, got a whole number",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_with_how_to_write_it(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    assert refusal(tmp_path, content) == said
+
+
+def test_a_kind_of_value_that_has_no_word_is_told_by_its_name(tmp_path: Path) -> None:
+    said = refusal(tmp_path, resource("max: !!binary aGk="))
+    assert said == "config.yaml:2: resources[0].max: expected a whole number, got 'bytes'"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "version: v1\nreclaim:\n#  grace: 5s\n",
+            "config.yaml:2: reclaim: expected a mapping, got nothing; leave it out or give it a value",
+        ),
+        (
+            "version: v1\nresources:\n- name: a/b\n  types:\n  -\n",
+            "config.yaml:5: resources[0].types[0]: expected text, got nothing; leave it out or give it a value",
+        ),
+        (
+            "version: v1\nresources:\n- name:\n  types: [a]\n",
+            "config.yaml:3: resources[0].name: expected text, got nothing; give it a value",
+        ),
+        (
+            resource("placement: "),
+            "config.yaml:2: resources[0].placement: expected text, got nothing; known here: pack, spread",
+        ),
+    ],
+)
+def test_a_key_without_a_value_is_told_with_what_to_do(tmp_path: Path, content: str, said: str) -> None:
+    assert refusal(tmp_path, content) == said
+
+
 def test_a_file_of_nothing_but_brackets_is_refused_like_any_other(tmp_path: Path) -> None:
     assert "config.yaml" in refusal(tmp_path, "[" * 5000)
 
