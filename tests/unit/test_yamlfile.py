@@ -169,7 +169,10 @@ def test_a_kind_of_value_that_has_no_word_is_told_by_its_name(tmp_path: Path) ->
         ),
         (
             "version: v1\nresources:\n- name: a/b\n  types:\n  -\n",
-            "config.yaml:5: resources[0].types[0]: expected text, got nothing; leave it out or give it a value",
+            (
+                "config.yaml:5: resources[0].types[0]: expected text, got nothing; "
+                "leave it out or give it a value"
+            ),
         ),
         (
             "version: v1\nresources:\n- name:\n  types: [a]\n",
