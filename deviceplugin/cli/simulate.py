@@ -41,7 +41,14 @@ class _OptionsAnywhere(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.allow_interspersed_args = not any(argument in self.commands for argument in args[1:])
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            raise click.UsageError(
+                "Missing argument 'DIR', the directory of the node: 'simulate /tmp/node --node nvidia-t4' "
+                "makes one there, and 'simulate --list' tells which nodes there are",
+                ctx,
+            ) from error
 
 
 @click.group(
@@ -174,6 +181,9 @@ def _make(directory: Path, node: str, *, device_nodes: bool) -> None:
 @click.pass_obj
 def create(kernel: SimulatedKernel, type_id: str, parent: str | None, uuid: str | None) -> None:
     """Make a device by hand, which the agent then finds as somebody else's."""
+    if uuid is not None:
+        uuid = uuid.lower()
+        _check_uuid(uuid)
     snapshot = mdev.scan(kernel.paths).snapshot
     carrying = [one.address for one in snapshot.carrying(type_id)]
     if not carrying:
@@ -185,9 +195,7 @@ def create(kernel: SimulatedKernel, type_id: str, parent: str | None, uuid: str 
     elif parent not in carrying:
         raise click.UsageError(f"{parent!r} does not offer {type_id} (parents: {', '.join(carrying)})")
     try:
-        device = mdev.create(
-            kernel, parent, type_id, uuid.lower() if uuid is not None else str(uuids.uuid4())
-        )
+        device = mdev.create(kernel, parent, type_id, uuid or str(uuids.uuid4()))
     except HostError as error:
         raise HostError(f"{type_id} could not be made on {error}") from error
     click.echo(f"{device.uuid}  {type_id} on {parent}, group {device.group}")
@@ -259,9 +267,13 @@ def _on_parent(kernel: SimulatedKernel, parent: str, action: Callable[[str], Non
         action(parent)
 
 
-def _check_device(kernel: SimulatedKernel, uuid: str) -> None:
+def _check_uuid(uuid: str) -> None:
     if not slots.is_uuid(uuid):
         raise click.UsageError(f"{uuid!r} is not a UUID as sysfs writes it: 36 characters, lower case")
+
+
+def _check_device(kernel: SimulatedKernel, uuid: str) -> None:
+    _check_uuid(uuid)
     if mdev.find(kernel.paths, uuid) is None:
         raise HostError(f"there is no device {uuid}: ENOENT ({os.strerror(errno.ENOENT)})")
 
