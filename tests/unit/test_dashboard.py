@@ -202,6 +202,6 @@ def test_counters_are_shown_as_rates(panel: Panel) -> None:
     ("title", "values"),
     [("Devices held back now", HeldBack), ("Removals held back", HeldBack), ("Faults in sysfs", FaultKind)],
 )
-def test_every_reason_and_kind_is_explained(title: str, values: type[HeldBack] | type[FaultKind]) -> None:
+def test_every_reason_and_kind_is_explained(title: str, values: type[HeldBack | FaultKind]) -> None:
     (panel,) = (panel for panel in PANELS if panel["title"] == title)
     assert [value for value in values if value.value not in panel["description"]] == []
