@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.vfio import is_held
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.snapshot import Device
+from deviceplugin.kubelet import checkpoint
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.podresources import Holder, list_holders
 
@@ -51,6 +52,18 @@ class ListedDevice:
     numa_node: int | None
     pod_namespace: str | None
     pod_name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """The devices that the kubelet names."""
+
+    holders: Mapping[str, Holder] = field(default_factory=dict)
+    """Those of running pods."""
+    resources: Mapping[str, str] = field(default_factory=dict)
+    """The resource of each: of these, and of what only its checkpoint names."""
+    complete: bool = True
+    """Whether the kubelet could be asked; if not, any other device may be a pod's too."""
 
 
 @click.command("devices")
@@ -78,9 +91,10 @@ def command(
 ) -> None:
     """List the mediated devices that exist.
 
-    A device is in use if a pod has it or if its VFIO group is open. The latter is found out by opening
-    the group for a moment, which needs root; a VM that starts in that very moment would fail to. So a
-    device that the kubelet names is never opened, and with --no-probe none is.
+    A device is in use if the kubelet names it or if its VFIO group is open. The latter is found out by
+    opening the group for a moment, which needs root; a VM that starts in that very moment would fail to.
+    So a device that the kubelet names is never opened, nor is any other while the kubelet can't be asked:
+    its use is then unknown. With --no-probe none is.
 
     \b
     OWNER      ours: made by this plugin, which alone it removes; else foreign
@@ -94,12 +108,12 @@ def command(
     # A simulated node has no kubelet unless one is named; this machine's is not its own.
     is_default = ctx.get_parameter_source("kubelet_root") is ParameterSource.DEFAULT
     asks = bool(found.snapshot.devices) and not (simulated is not None and is_default)
-    holders = _holders(kubelet_root, host_root if is_default else None) if asks else {}
+    named = _ask(_paths(kubelet_root, host_root if is_default else None), no_probe) if asks else _Named()
     node = node_name_for(node_name)
     names = {slots.resource_hash(node, name): name for name in found.resources}
     numa = {parent.address: parent.numa_node for parent in found.snapshot.parents}
     devices = [
-        _listed(device, numa[device.parent], names, holders.get(uuid), _use(kernel, uuid, holders, no_probe))
+        _listed(device, numa[device.parent], names, named, _use(kernel, uuid, named, no_probe))
         for uuid, device in sorted(found.snapshot.devices.items())
     ]
     if output == "json":
@@ -110,21 +124,60 @@ def command(
         note("no mediated device exists here; the agent makes one when a pod asks for it")
 
 
-def _holders(kubelet_root: Path, host_root: Path | None) -> Mapping[str, Holder]:
+def _paths(kubelet_root: Path, host_root: Path | None) -> KubeletPaths:
     if host_root is not None:
         kubelet_root = host_root / str(kubelet_root).lstrip("/")
+    return KubeletPaths(kubelet_root.absolute())
+
+
+def _ask(paths: KubeletPaths, no_probe: bool) -> _Named:
+    """Ask the kubelet, and say what it could not be asked for.
+
+    Its checkpoint comes second: it has what a list made a moment ago does not have yet, and what no list
+    has: init containers, and everything just after the kubelet's start.
+    """
+    holders: Mapping[str, Holder] = {}
+    remembered: Mapping[str, str] = {}
+    complete = True
+    unopened = "" if no_probe else ", and the use of what the kubelet does not name elsewhere stays unknown"
     try:
-        return asyncio.run(list_holders(KubeletPaths(kubelet_root.absolute()).pod_resources))
+        holders = asyncio.run(list_holders(paths.pod_resources))
     except KubeletError as error:
-        note(f"pods are not shown: {error}")
-        return {}
+        if not _is_there(paths):
+            note(f"pods are not shown: there is no kubelet in {paths.root}")
+            return _Named()
+        note(f"pods are not shown{unopened}: {error}")
+        complete = False
+    try:
+        if (memory := checkpoint.read(paths.checkpoint)) is not None:
+            remembered = memory.devices
+    except KubeletError as error:
+        note(f"what the kubelet remembers is not shown{unopened}: {error}")
+        complete = False
+    resources = {**remembered, **{uuid: holder.resource for uuid, holder in holders.items()}}
+    return _Named(holders=holders, resources=resources, complete=complete)
 
 
-def _use(kernel: Kernel, uuid: str, holders: Mapping[str, Holder], no_probe: bool) -> Use | None:
-    if uuid in holders:
+def _is_there(paths: KubeletPaths) -> bool:
+    """Whether there is any trace of a kubelet; where that can't be examined, there may be one."""
+    for path in (paths.pod_resources, paths.registration, paths.checkpoint):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            pass
+        return True
+    return False
+
+
+def _use(kernel: Kernel, uuid: str, named: _Named, no_probe: bool) -> Use | None:
+    if uuid in named.resources:
         return "in-use"
     if no_probe:
         return None
+    if not named.complete:
+        return "unknown"
     try:
         return "in-use" if is_held(kernel, uuid) else "idle"
     except HostError:
@@ -132,10 +185,11 @@ def _use(kernel: Kernel, uuid: str, holders: Mapping[str, Holder], no_probe: boo
 
 
 def _listed(
-    device: Device, numa_node: int | None, names: Mapping[int, str], holder: Holder | None, use: Use | None
+    device: Device, numa_node: int | None, names: Mapping[int, str], named: _Named, use: Use | None
 ) -> ListedDevice:
     slot = slots.parse(device.uuid)
-    resource = holder.resource if holder is not None else names.get(slot.resource_hash) if slot else None
+    holder = named.holders.get(device.uuid)
+    resource = named.resources.get(device.uuid) or (names.get(slot.resource_hash) if slot else None)
     return ListedDevice(
         uuid=device.uuid,
         type=device.type,

@@ -26,7 +26,8 @@ from deviceplugin.cli.tables import table
 from deviceplugin.host import mdev
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.inventory.slots import SlotId, resource_hash
-from deviceplugin.simulator.kubelet.checkpointfile import Entry
+from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.simulator.kubelet.checkpointfile import CheckpointFile, Entry
 from deviceplugin.simulator.kubelet.kubelet import ContainerSpec, Pod, PodSpec, SimulatedKubelet
 from deviceplugin.simulator.node import description
 from deviceplugin.simulator.node.journal import Journal
@@ -85,6 +86,14 @@ Node = Callable[[str], SimulatedKernel]
 
 def lines(text: str) -> str:
     return dedent(text).lstrip("\n")
+
+
+def remember(kubelet_root: Path, uuid: str) -> None:
+    """A kubelet's checkpoint in which a container has a device."""
+    path = KubeletPaths(kubelet_root).checkpoint
+    path.parent.mkdir(exist_ok=True)
+    entry = Entry(pod_uid="u", container="c", resource="example.com/serial", devices={uuid: ()}, response=b"")
+    CheckpointFile(path).write([entry], {})
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -242,8 +251,91 @@ class TestDevices:
         result = run("devices", "--simulated", kernel.paths.root, "--kubelet-root", tmp_path / "no")
         assert result.code == 0
         assert FOREIGN in result.out
-        assert result.err.count("\n") == 1
-        assert "pods are not shown" in result.err
+        assert result.err == (
+            f"mdev-device-plugin: pods are not shown: there is no kubelet in {tmp_path / 'no'}\n"
+        )
+        assert " idle " in result.out
+
+    @pytest.mark.parametrize("trace", ["pod_resources", "registration", "checkpoint"])
+    def test_nothing_is_opened_while_a_kubelet_that_is_there_can_not_be_asked(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trace: str
+    ) -> None:
+        kernel = node("samples")
+        mdev.create(kernel, "mtty", "mtty-1", FOREIGN)
+        path: Path = getattr(KubeletPaths(tmp_path / "kubelet"), trace)
+        path.parent.mkdir(parents=True)
+        path.write_text('{"Data": {"PodDeviceEntries": null}}')
+        monkeypatch.setattr(SimulatedKernel, "open_group", lambda *_: pytest.fail("it was opened"))
+        result = run("devices", "--simulated", kernel.paths.root, "--kubelet-root", tmp_path / "kubelet")
+        assert (result.code, result.err.count("\n")) == (0, 1)
+        assert (
+            "pods are not shown, and the use of what the kubelet does not name elsewhere stays unknown"
+            in result.err
+        )
+        assert " unknown " in result.out
+
+    def test_nothing_is_opened_where_it_can_not_be_seen_whether_there_is_a_kubelet(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        kernel = node("samples")
+        mdev.create(kernel, "mtty", "mtty-1", FOREIGN)
+        root = tmp_path / "kubelet"
+        looks = Path.lstat
+
+        def refuse(path: Path) -> os.stat_result:
+            if path.is_relative_to(root):
+                raise PermissionError(13, "Permission denied")
+            return looks(path)
+
+        monkeypatch.setattr(Path, "lstat", refuse)
+        monkeypatch.setattr(SimulatedKernel, "open_group", lambda *_: pytest.fail("it was opened"))
+        result = run("devices", "--simulated", kernel.paths.root, "--kubelet-root", root, "-o", "json")
+        assert (result.code, result.json["devices"][0]["use"]) == (0, "unknown")
+
+    def test_what_the_checkpoint_names_is_in_use_and_not_opened(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        kernel = node("samples")
+        mdev.create(kernel, "mtty", "mtty-1", FOREIGN)
+        remember(tmp_path, FOREIGN)
+        monkeypatch.setattr(SimulatedKernel, "open_group", lambda *_: pytest.fail("it was opened"))
+        where = ("--simulated", kernel.paths.root, "--kubelet-root", tmp_path)
+        for more in ((), ("--no-probe",)):
+            (device,) = run("devices", *where, *more, "-o", "json").json["devices"]
+            assert (device["use"], device["resource"]) == ("in-use", "example.com/serial")
+            assert device["pod_name"] is None
+
+    async def test_what_only_the_checkpoint_names_is_in_use_while_the_kubelet_lists_no_pods(
+        self, run: Run, node: Node
+    ) -> None:
+        kernel = node("samples")
+        other = FOREIGN.replace("1", "2")
+        for uuid in (FOREIGN, other):
+            mdev.create(kernel, "mtty", "mtty-1", uuid)
+        with tempfile.TemporaryDirectory(prefix="mdev-") as short:
+            async with SimulatedKubelet(Path(short), list_empty_for=0):
+                remember(Path(short), FOREIGN)
+                arguments = ("devices", "--simulated", kernel.paths.root, "--kubelet-root", short)
+                result = await asyncio.to_thread(run, *arguments, "-o", "json")
+        assert result.err == ""
+        assert [device["use"] for device in result.json["devices"]] == ["in-use", "idle"]
+
+    async def test_a_checkpoint_that_can_not_be_read_leaves_the_use_of_others_unknown(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kernel = node("samples")
+        mdev.create(kernel, "mtty", "mtty-1", FOREIGN)
+        monkeypatch.setattr(SimulatedKernel, "open_group", lambda *_: pytest.fail("it was opened"))
+        with tempfile.TemporaryDirectory(prefix="mdev-") as short:
+            async with SimulatedKubelet(Path(short), list_empty_for=0) as kubelet:
+                await kubelet.damage_checkpoint("unreadable")
+                arguments = ("devices", "--simulated", kernel.paths.root, "--kubelet-root", short)
+                probing = await asyncio.to_thread(run, *arguments)
+                not_probing = await asyncio.to_thread(run, *arguments, "--no-probe")
+        assert (probing.code, probing.err.count("\n")) == (0, 1)
+        assert "what the kubelet remembers is not shown, and the use of" in probing.err
+        assert " unknown " in probing.out
+        assert "what the kubelet remembers is not shown: " in not_probing.err
 
     def test_what_may_not_be_opened_is_unknown(
         self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
