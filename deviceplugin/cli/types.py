@@ -52,10 +52,13 @@ def command(
     """List the types that this node's cards offer.
 
     \b
+    CARD       the card's address: of virtual functions that of their physical one
+    API        what the type's devices are to whoever uses them: vfio-pci, vfio-ccw, vfio-ap
     AVAIL      what the kernel says could still be created, summed over the card's parents
     ROOM       what surely fits: less than AVAIL where drivers are known to overstate
-    HAVE       how many devices of the type exist
+    HAVE       how many devices of the type exist on the card, whoever made them
     MAX        how many fill the card by themselves, where the driver says so
+    NUMA       the card's NUMA node
     RESOURCES  what a pod asks for to get one
     """  # noqa: D301  # click keeps the lines behind \b as they are
     del node_name  # Types are the same under any name; it is taken so that commands can be exchanged.

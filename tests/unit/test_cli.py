@@ -684,6 +684,14 @@ class TestAll:
         assert result.out.startswith(f"Usage: mdev-device-plugin {name}")
         assert max(map(len, result.out.splitlines())) <= 100
 
+    @pytest.mark.parametrize(
+        ("name", "columns"),
+        [("types", "CARD API AVAIL ROOM HAVE MAX NUMA RESOURCES"), ("devices", "OWNER RESOURCE SLOT")],
+    )
+    def test_the_help_of_a_table_explains_its_columns(self, run: Run, name: str, columns: str) -> None:
+        shown = run(name, "--help").out
+        assert [column for column in columns.split() if not re.search(rf"\n  {column} {{2,}}\w", shown)] == []
+
     def test_the_first_help_names_every_command(self, run: Run) -> None:
         out = run("--help").out
         assert [name for name in COMMANDS if f"\n  {name} " not in out] == []
