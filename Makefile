@@ -79,3 +79,5 @@ lock: $(VENV)/.ready  ## resolve the dependencies anew (needs uv)
 	  --upgrade pyproject.toml -o requirements/run.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  --upgrade pyproject.toml --extra demo --group dev -o requirements/dev.txt
+	echo hatchling | uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	  --no-annotate --upgrade - -o requirements/build.txt
