@@ -112,8 +112,10 @@ def values() -> Values:
 
 @pytest.fixture
 def agent(release: Release, values: Values) -> Agent:
-    """The installation that tests share."""
-    return release.ensure(values)
+    """The installation that tests share, whose log begins with the test."""
+    agent = release.ensure(values)
+    agent.forget()
+    return agent
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ class Agent:
     def __init__(self, cluster: Cluster, pod: Object) -> None:
         self._cluster = cluster
         self.name = str(pod["metadata"]["name"])
+        self._heard = ""
 
     @property
     def _status(self) -> Object:
@@ -65,9 +66,14 @@ class Agent:
 
     # --- what it tells -----------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """Have the log begin now."""
+        self._heard = max((line["time"] for line in self.log()), default="")
+
     def log(self) -> list[dict[str, Any]]:
-        """What this container has logged, oldest first."""
-        return events(self._cluster.kubectl("logs", "--namespace", SYSTEM, self.name, "--container", "agent"))
+        """What this container has logged, oldest first; what was to be forgotten is left out."""
+        text = self._cluster.kubectl("logs", "--namespace", SYSTEM, self.name, "--container", "agent")
+        return [line for line in events(text) if line["time"] > self._heard]
 
     def says(self, event: str, *, within: float = PATIENCE, **about: object) -> dict[str, Any]:
         """Wait for a line of its log."""

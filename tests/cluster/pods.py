@@ -20,6 +20,10 @@ STUBBORN = 'trap "" TERM; sleep infinity & wait'
 """Has to be killed."""
 
 
+_NUMBERS = itertools.count(1)
+"""No two pods have one name: the log of an earlier test's would be taken for the next one's."""
+
+
 def vfio(type_id: str) -> str:
     """The resource that a type is offered as by default."""
     return f"vfio.dev/{type_id}"
@@ -234,7 +238,6 @@ class Pods:
         self._image = image
         self._node = node
         self._host = host
-        self._numbers = itertools.count(1)
 
     def start(
         self, requests: Mapping[str, int] | str | None = None, *, bound: bool = False, **spec: Any
@@ -251,7 +254,7 @@ class Pods:
         script = spec.pop("script", SLEEP)
         # By label the scheduler finds the node; named, it is not asked.
         where: Object = {"nodeName": self._node} if bound else {"nodeSelector": {HOST: self._host}}
-        pod = Pod(self._cluster, f"pod-{next(self._numbers)}")
+        pod = Pod(self._cluster, f"pod-{next(_NUMBERS)}")
         self._cluster.create(
             {
                 "apiVersion": "v1",
@@ -275,7 +278,7 @@ class Pods:
 
     def deploy(self, requests: str) -> Deployment:
         """Have a controller keep one pod running, and wait until it runs."""
-        deployment = Deployment(self._cluster, f"deployment-{next(self._numbers)}")
+        deployment = Deployment(self._cluster, f"deployment-{next(_NUMBERS)}")
         labels = {"mdev-test": "pod", "app": deployment.name}
         self._cluster.create(
             {

@@ -22,7 +22,7 @@ def works(agent: Agent, hardware: Hardware, pods: Pods, resource: str, running: 
     kept = hardware.ours
     assert running.runs().variables().devices == kept
     assert running.restarts == 0
-    another = eventually(lambda: pods.run(resource))
+    another = pods.run(resource)
     for pod in (another, running):
         pod.delete()
     hardware.is_rid_of()

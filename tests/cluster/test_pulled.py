@@ -39,6 +39,13 @@ def test_a_pod_shows_in_its_status_that_its_device_was_pulled(
 
     eventually(shown)
     agent.measures("mdev_slots", 1, resource=vfio("mdpy-vga"), state="unavailable")
+    # While others come and go, it is not told again and again.
+    another = pods.run(vfio("mtty-1"))
+    (other,) = another.variables().devices
+    another.delete()
+    simulator.is_rid_of(other)
+    told = [line for line in agent.log() if line.get("device") == pulled]
+    assert [line["event"] for line in told] == ["device created", "device belongs to a pod"]
     # Its slot is offered again once the pod is gone.
     pod.delete()
     agent.measures("mdev_slots", 4, resource=vfio("mdpy-vga"), state="free")
