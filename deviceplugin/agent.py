@@ -157,6 +157,8 @@ class Agent:
     async def _recover(self, tasks: asyncio.TaskGroup) -> None:
         """Have devices made again before their room is offered; what takes too long goes on beside."""
         self._advertising.discover(self._node.snapshot)
+        if not self._recovery.missing():
+            return
         restoring = tasks.create_task(self._recovery.restore(), name="restore devices")
         self._work.append(restoring)
         await asyncio.wait({restoring}, timeout=PATIENCE)

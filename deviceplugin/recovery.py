@@ -16,6 +16,7 @@ from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
 from deviceplugin.errors import KubeletError, PluginError
 from deviceplugin.host.node import Node
+from deviceplugin.inventory.resources import Resource
 from deviceplugin.kubelet.memory import KubeletMemory
 
 log = logging.getLogger(__name__)
@@ -79,12 +80,16 @@ class Recovery:
                 await self.restore()
                 return
 
+    def missing(self) -> tuple[tuple[Resource, str], ...]:
+        """The devices that the kubelet remembers and the node does not have, in the order of their groups."""
+        remembered = ((self._advertising.find(name), uuid) for uuid, name in self._advertising.held.items())
+        present = self._node.snapshot.devices
+        # What has no resource is another plugin's, or another configuration's.
+        return tuple((resource, uuid) for resource, uuid in remembered if resource and uuid not in present)
+
     async def restore(self) -> None:
-        """Make the devices again that the kubelet remembers and the node does not have."""
-        for uuid, name in tuple(self._advertising.held.items()):
-            resource = self._advertising.find(name)
-            if resource is None or uuid in self._node.snapshot.devices:
-                continue  # Of another plugin or another configuration, or there.
+        """Make the missing devices again."""
+        for resource, uuid in self.missing():
             try:
                 await self._allocation.restore(resource, uuid)
             except PluginError as error:
