@@ -99,18 +99,21 @@ class Story:
         uuid = self._one(stage.devices_of(training))
         before = len(stage.agent.log)
         await stage.drop(training)
-        kept = await stage.agent.logged("device not removed", since=before, device=uuid, reason="in-use")
-        await show.say("No pod has it, and the agent leaves it alone all the same. Its log says why:")
-        await show.quote(f"{kept['event']}: {kept['detail']}")
-        self._expect(uuid in stage.snapshot.devices, "a device in use was removed")
-        await show.say("The kubelet gives the next pod the very same slot. Two VMs on one device? Refused:")
         try:
             await stage.admit("batch", WHOLE)
         except AdmissionError as error:
+            await show.say(
+                "The kubelet gives the next pod the very same slot. Two VMs on one device? Refused:"
+            )
             await show.quote(str(error))
             self._expect("still held by the VM" in str(error), f"the refusal does not say why: {error}")
         else:
             raise WentWrong("a device that a VM still held was given to another pod")
+        kept = await stage.agent.logged("device not removed", since=before, device=uuid, reason="in-use")
+        await stage.counts(whole_t4=0)
+        await show.say("No pod has it; the agent leaves it alone, and offers it to nobody. Its log says why:")
+        await show.quote(f"{kept['event']}: {kept['detail']}")
+        self._expect(uuid in stage.snapshot.devices, "a device in use was removed")
         await stage.end_machine(uuid)
         gone = await stage.agent.logged("device removed", since=before, device=uuid)
         await show.say("The VM ends, and now the device can go. The agent's proof:")
