@@ -177,6 +177,7 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say loudly what was left out."""
     skipped = terminalreporter.stats.get("skipped", ())

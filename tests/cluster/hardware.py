@@ -47,6 +47,7 @@ class Hardware:
         self._image = image
         self._host = host
         self.simulated = simulated
+        self._made = False
         self.pod = Pod(cluster, _NAME)
 
     def set_up(self) -> None:
@@ -72,6 +73,8 @@ class Hardware:
     @property
     def devices(self) -> dict[str, Device]:
         """All devices, by UUID."""
+        if self.simulated and not self._has_been_made:
+            return {}
         found = json.loads(self._plugin("devices", *self._which, "--no-probe", "-o", "json"))["devices"]
         return {one["uuid"]: Device(one["uuid"], one["type"], one["parent"], one["group"]) for one in found}
 
@@ -143,6 +146,12 @@ class Hardware:
             self.simulate("register", parent)
         for uuid in self.devices:
             self.simulate("remove", uuid)
+
+    @property
+    def _has_been_made(self) -> bool:
+        """Whether there is a simulated node: the chart makes it, when it is first installed."""
+        self._made = self._made or not self._there("sh", "-c", f"test -d {SIMULATED} || echo none")
+        return self._made
 
     # --- how ---------------------------------------------------------------------------------------
 
