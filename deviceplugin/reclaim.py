@@ -112,7 +112,7 @@ class Reclaim:
     async def round(self) -> None:
         """Remove what is proved to be unused now."""
         present = {uuid for uuid in self._node.snapshot.devices if slots.is_ours(uuid)}
-        self._pods.keep(present)
+        self._pods.keep(present | self._ledger.pulled)
         idle = {uuid for uuid in present if self._ledger.idle_for(uuid) >= self._settings.grace}
         for uuid in self._told.keys() - idle:
             del self._told[uuid]

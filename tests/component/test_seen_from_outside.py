@@ -133,6 +133,10 @@ async def test_a_pulled_device_is_unhealthy_until_its_pod_is_gone(begin: Begin) 
     await world.until(lambda: not healthy(world, device))
     # The room is there again, for others.
     await world.offers(mdpy_hd=4)
+    # The kubelet is asked whether the pod is still there, and what it says is not told again and again.
+    asked = world.kubelet.calls["List"]
+    await world.until(lambda: world.kubelet.calls["List"] >= asked + 2)
+    assert len(world.logged("device belongs to a pod", device=device)) <= 1
     await world.kubelet.delete(pod)
     await world.until(lambda: healthy(world, device))
     await world.offers(mdpy_hd=4)
