@@ -135,6 +135,10 @@ class Hardware:
             raise Refused(f"the container {container_id} has no process on the node")
         return numbers[0]
 
+    def runs(self, process: int) -> bool:
+        """Whether a process of the node has not ended yet."""
+        return bool(self._there("sh", "-c", f"kill -0 {process} 2>/dev/null && echo yes || true").strip())
+
     def kill(self, process: int) -> None:
         """End a process of the node at once."""
         self._there("sh", "-c", f"kill -KILL {process}")

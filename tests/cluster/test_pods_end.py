@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cluster.commands import Refused
 from tests.cluster.conftest import SAMPLES
 from tests.cluster.environment import DIRECTORY, SIMULATED
 from tests.cluster.hardware import Hardware
@@ -61,15 +62,19 @@ def test_a_pod_that_is_slow_to_end_keeps_its_devices_until_it_has(
     hardware: Hardware, pods: Pods, resource: str
 ) -> None:
     pod = pods.run(resource, script=STUBBORN, terminationGracePeriodSeconds=5)
-    before = hardware.identities()
+    before, process = hardware.identities(), hardware.process(pod.container_id)
     pod.delete()
     seen = 0
-    while pod.read() is not None:
-        there = hardware.identities()
-        # Asked before and after: the pod may have ended in between.
-        if pod.read() is not None:
-            assert there == before
-            seen += 1
+    while True:
+        try:
+            there = hardware.identities()
+        except Refused:  # It went while it was being looked at.
+            there = {}
+        # By the process, and asked after the devices: the pod's object outlives its containers a little.
+        if not hardware.runs(process):
+            break
+        assert there == before
+        seen += 1
     assert seen
     hardware.is_rid_of(within=SOON)
 
