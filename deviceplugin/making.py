@@ -181,8 +181,7 @@ class Maker:
         finally:
             self._late.pop(uuid, None)
         if keep:
-            parent = self._node.snapshot.by_address.get(device.parent)
-            self._node.look_again(*([parent.card] if parent is not None else []))
+            self._node.look_again_around(device.parent)
             log.info("device came after all and stays for its container", extra={"device": uuid})
             return
         async with self._ledger.lock(uuid):

@@ -172,6 +172,11 @@ class Node:
                 self._looking.create_task(self._look(card, look), name=f"look at {card or 'everything'}")
             look.wanted.set()
 
+    def look_again_around(self, parent: str) -> None:
+        """Ask for another look at the card of a parent, or at everything if there is no such parent."""
+        known = self.snapshot.by_address.get(parent)
+        self.look_again(*([known.card] if known is not None else []))
+
     def has(self, uuid: str) -> bool:
         """Whether sysfs shows a device at this moment, which a snapshot is always a little older than."""
         return os.path.lexists(self.kernel.paths.device(uuid))
@@ -210,8 +215,7 @@ class Node:
             ) from error
         finally:
             given_up.set()
-            parent = self.snapshot.by_address.get(device.parent) if device is not None else None
-            self.look_again(*([parent.card] if parent is not None else []))
+            self.look_again_around(device.parent if device is not None else "")
 
     async def is_held(self, uuid: str) -> bool:
         """Whether somebody has the device; see ``vfio.is_held``."""
@@ -263,8 +267,7 @@ class Node:
         if parent_moved:
             self.look_again()
         elif subsystem == "mdev":
-            parent = self.snapshot.by_address.get(PurePosixPath(devpath).parent.name)
-            self.look_again(*([parent.card] if parent is not None else []))
+            self.look_again_around(PurePosixPath(devpath).parent.name)
 
     async def _look(self, card: str | None, look: _Look) -> None:
         """Look while there is something to look at, and once more when it seems to be over."""

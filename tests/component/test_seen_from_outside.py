@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 
+from deviceplugin.simulator.kubelet.kubelet import Pod
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, World, vfio
 
@@ -123,7 +124,8 @@ async def test_the_log_names_the_pod_soon_even_when_nothing_is_ever_removed(begi
     assert (said["pod"], said["resource"]) == ("default/short-lived", vfio("mdpy-hd"))
 
 
-async def test_a_pulled_device_is_unhealthy_until_its_pod_is_gone(begin: Begin) -> None:
+async def with_a_pulled_device(begin: Begin) -> tuple[World, Pod, str]:
+    """A world whose pod has lost its device, which the kubelet was told."""
     world = await begin()
     await world.offers(mdpy_hd=4)
     pod = await world.run_pod("mdpy-hd")
@@ -131,6 +133,11 @@ async def test_a_pulled_device_is_unhealthy_until_its_pod_is_gone(begin: Begin) 
     await world.offers(mdpy_vga=3)
     world.remove(device)
     await world.until(lambda: not healthy(world, device))
+    return world, pod, device
+
+
+async def test_a_pulled_device_is_unhealthy_until_its_pod_is_gone(begin: Begin) -> None:
+    world, pod, device = await with_a_pulled_device(begin)
     # The room is there again, for others.
     await world.offers(mdpy_hd=4)
     # The kubelet is asked whether the pod is still there, and what it says is not told again and again.
@@ -143,13 +150,7 @@ async def test_a_pulled_device_is_unhealthy_until_its_pod_is_gone(begin: Begin) 
 
 
 async def test_a_pulled_device_is_made_again_for_the_next_start_of_its_container(begin: Begin) -> None:
-    world = await begin()
-    await world.offers(mdpy_hd=4)
-    pod = await world.run_pod("mdpy-hd")
-    (device,) = world.ids(pod)
-    await world.offers(mdpy_vga=3)
-    world.remove(device)
-    await world.until(lambda: not healthy(world, device))
+    world, pod, device = await with_a_pulled_device(begin)
     await world.kubelet.restart_container(pod, "c")
     assert set(world.devices) == {device}
     await world.until(lambda: healthy(world, device))
