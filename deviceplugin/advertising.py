@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
+from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.offer import Offer, offer
 from deviceplugin.inventory.resources import Resource
@@ -32,6 +33,7 @@ class Advertising:
         self._publish = publish
         self._resources: dict[str, Resource] = {resource.name: resource for resource in config.resources}
         self._listed: dict[str, set[str]] = {}
+        self._adopted: dict[str, dict[str, int | None]] = {}
         self._said: set[str] = set()
         self.held: Mapping[str, str] = {}
         """The resource of each device that the kubelet remembers, in the order of their VFIO groups; set anew
@@ -53,15 +55,19 @@ class Advertising:
         """Whether an ID was ever advertised for a resource, if only by an agent before this one."""
         return uuid in self._listed.get(resource, ()) or self.held.get(uuid) == resource
 
-    def update(self, snapshot: Snapshot, *, pulled: Collection[str], stuck: Collection[str]) -> None:
+    def adopted(self) -> frozenset[str]:
+        """The devices that somebody else made and that were ever offered."""
+        return frozenset(uuid for adopted in self._adopted.values() for uuid in adopted)
+
+    def update(self, capacity: Capacity, *, pulled: Collection[str], stuck: Collection[str]) -> None:
         """Work out what every resource advertises now, and have it published.
 
         Args:
             pulled: the devices that vanished under their pods.
             stuck: the devices that something holds of which no pod knows.
         """
-        self.discover(snapshot)
-        capacity = Capacity(snapshot)
+        self.discover(capacity.snapshot)
+        self._adopt(capacity.snapshot)
         for resource in self._resources.values():
             listed = self._listed.setdefault(resource.name, set())
             now = offer(
@@ -72,6 +78,7 @@ class Advertising:
                 held=[uuid for uuid, name in self.held.items() if name == resource.name],
                 pulled=listed.intersection(pulled),
                 stuck=listed.intersection(stuck),
+                adopted=self._adopted.get(resource.name, {}),
             )
             listed.update(slot.id for slot in now.slots)
             self._mention_cap(capacity, resource, now)
@@ -90,6 +97,30 @@ class Advertising:
                 self._resources[resource.name] = replace(known, types=types)
         for problem in problems:
             self._say_once(problem, problem)
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        """Find what others made and is to be offered: each device by one resource, the first that takes it.
+
+        What the kubelet gave to a pod goes on being offered by the resource that it was given for.
+        """
+        taken = self.adopted()
+        for uuid, device in snapshot.devices.items():
+            if uuid in taken or slots.is_ours(uuid):
+                continue
+            holder = self._resources.get(self.held.get(uuid, ""))
+            takers = (each for each in self._resources.values() if each.adoptable(device, snapshot))
+            if (resource := holder or next(takers, None)) is not None:
+                numa_node = snapshot.by_address[device.parent].numa_node
+                self._adopted.setdefault(resource.name, {})[uuid] = numa_node
+                log.info(
+                    "device of somebody else's is offered as it is",
+                    extra={
+                        "resource": resource.name,
+                        "device": uuid,
+                        "type": device.type,
+                        "parent": device.parent,
+                    },
+                )
 
     def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
         fits = sum(capacity.of(resource).values())

@@ -21,8 +21,12 @@ from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
+from deviceplugin.inventory.capacity import Capacity
+from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.offer import Offer
-from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.inventory.pools import Knowledge
+from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
 from deviceplugin.kubelet.memory import KubeletMemory
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import remove_stale_sockets, watch
@@ -67,6 +71,8 @@ class Agent:
         self._endpoints: dict[str, Endpoint] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._stuck: frozenset[str] = frozenset()
+        self._knowledge = Knowledge()
+        self._surprised: set[tuple[str, str]] = set()
         self._work: list[asyncio.Task[Any]] = []
         self._advertising = Advertising(config, node_name=node_name, publish=self._publish)
         self._ledger = Ledger(clock)
@@ -75,6 +81,7 @@ class Agent:
             on_change=self._changed,
             on_fault=self._faulty,
             on_scan=self.metrics.scan_seconds.observe,
+            on_settled=self._settled,
         )
         self._memory = KubeletMemory(kubelet, self._endpoints, clock)
         self._allocation = Allocation(
@@ -82,6 +89,9 @@ class Agent:
             self._ledger,
             offered=self._advertising.was_offered,
             remembered=self._memory.remembered_paths,
+            knowledge=lambda: self._knowledge,
+            on_made=self._made,
+            on_occupied=self._occupied,
         )
         self._pods = Pods(
             self._memory,
@@ -188,16 +198,39 @@ class Agent:
         # Looks at cards overlap: a device that moved to another one in between is not gone.
         gone = [uuid for uuid in before.devices.keys() - after.devices.keys() if not self._node.has(uuid)]
         self._ledger.vanished(gone, held=self._advertising.held)
+        self._knowledge = self._knowledge.forget(before.cards.keys() - after.cards.keys())
         if self._ledger.pulled:
             self._pods.ask_soon()
         self._advertise(after)
+
+    def _settled(self, address: str, parents: tuple[Parent, ...]) -> None:
+        """Learn from what a card is like."""
+        lesson = self._knowledge.learn(Card(address, parents))
+        self.metrics.predictions.labels(result=result(True)).inc(lesson.confirmed)
+        for surprise in lesson.surprises:
+            self.metrics.predictions.labels(result=result(False)).inc()
+            if (surprise.driver, surprise.type) not in self._surprised:
+                self._surprised.add((surprise.driver, surprise.type))
+                log.info("%s", surprise, extra={"parent": surprise.card, "type": surprise.type})
+        if lesson.knowledge is not self._knowledge:
+            self._knowledge = lesson.knowledge
+            self._advertise(self._node.snapshot)
+
+    def _occupied(self, uuid: str) -> None:
+        if self._config.reclaim.enabled:  # Nobody else would look whether it is free again.
+            self._reclaim.occupied(uuid)
+            self._reclaimed()
+
+    def _made(self, resource: Resource, device: Device) -> None:
+        self.metrics.created.labels(resource=resource.name, type=device.type).inc()
 
     def _advertise(self, snapshot: Snapshot) -> None:
         """Have every resource advertise what the node can do now."""
         self.metrics.snapshot = snapshot
         if self._tasks is None:
             return
-        self._advertising.update(snapshot, pulled=self._ledger.pulled, stuck=self._stuck)
+        capacity = Capacity(snapshot, self._knowledge)
+        self._advertising.update(capacity, pulled=self._ledger.pulled, stuck=self._stuck)
         self.metrics.offers = {name: endpoint.offer for name, endpoint in self._endpoints.items()}
 
     def _publish(self, now: Offer) -> None:
@@ -286,8 +319,8 @@ class Agent:
         return self._allocation.prefer(available, required, size)
 
     def _about(self, uuid: str) -> dict[str, object]:
-        """A device of ours in the log; nothing of any other."""
-        if not slots.is_ours(uuid):
+        """A device of ours in the log, or one that is offered; nothing of any other."""
+        if not slots.is_ours(uuid) and self._advertising.resource_of(uuid) is None:
             return {}
         device = self._node.snapshot.devices.get(uuid)
         about: dict[str, object] = {"resource": self._advertising.resource_of(uuid), "device": uuid}

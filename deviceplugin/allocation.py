@@ -16,11 +16,13 @@ from deviceplugin import handover
 from deviceplugin.errors import (
     AllocationError,
     BadRequest,
+    HostError,
     TooSlow,
     UnknownDevice,
 )
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
+from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device
@@ -46,6 +48,9 @@ class Allocation:
     Args:
         offered: whether an ID was ever advertised for a resource.
         remembered: what the kubelet remembers of a device; raises KubeletError if that can't be read.
+        knowledge: what was learned of the node's cards.
+        on_made: called with the resource and its new device.
+        on_occupied: called with a device that somebody else made and that turned out to be in use.
     """
 
     def __init__(
@@ -55,12 +60,16 @@ class Allocation:
         *,
         offered: Callable[[str, str], bool],
         remembered: Remembered,
+        knowledge: Callable[[], Knowledge] = Knowledge,
+        on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
+        on_occupied: Callable[[str], None] = lambda _uuid: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
         self._offered = offered
         self._remembered = remembered
-        self._maker = Maker(node, ledger)
+        self._on_occupied = on_occupied
+        self._maker = Maker(node, ledger, knowledge=knowledge, belongs=offered, on_made=on_made)
         self._undoing: set[asyncio.Task[None]] = set()
 
     async def allocate(self, resource: Resource, ids: Sequence[str]) -> tuple[Device, ...]:
@@ -103,9 +112,7 @@ class Allocation:
         async with self._ledger.lock(uuid):
             if self._maker.is_late(uuid) or await self._node.find(uuid) is not None:
                 return
-            device, _ = await self._maker.make(
-                resource, uuid, expected=self._node.snapshot, wanted=1, made=[], keep=True
-            )
+            device = (await self._maker.make(resource, [uuid], made=[], keep=True))[uuid]
             # Whose it was is not known: it is never handed out as it is, but to the pod that had it.
             self._ledger.used([uuid])
             log.info("device made again that the kubelet remembers", extra=about(resource, device))
@@ -116,7 +123,12 @@ class Allocation:
         Never fails: what makes no sense is left out of the choice.
         """
         existing = self._node.snapshot.devices.keys()
-        fresh = {uuid for uuid in available if uuid in existing and self._ledger.is_fresh(uuid)}
+        # What others made is there in any case, and takes nothing more of a card.
+        fresh = {
+            uuid
+            for uuid in available
+            if uuid in existing and (self._ledger.is_fresh(uuid) or not slots.is_ours(uuid))
+        }
         busy = {uuid for uuid in available if self._ledger.is_busy(uuid) or self._maker.is_late(uuid)}
         return preferred(available, required, size, existing=existing, fresh=fresh, busy=busy)
 
@@ -133,7 +145,7 @@ class Allocation:
         if not ids:
             raise BadRequest(f"{resource.name}: the request names no device")
         for text in ids:
-            if slots.parse(text) is None or not self._offered(resource.name, text):
+            if not slots.is_uuid(text) or not self._offered(resource.name, text):
                 raise UnknownDevice(
                     f"{resource.name}: the device {text[:_SHOWN]!r} was never offered by this endpoint"
                 )
@@ -194,16 +206,13 @@ class Allocation:
             if (device := await self._reusable(resource, uuid)) is not None:
                 devices[uuid] = device
         missing = [uuid for uuid in wanted if uuid not in devices]
-        expected = self._node.snapshot
-        for position, uuid in enumerate(missing):
-            device, expected = await self._maker.make(
-                resource, uuid, expected=expected, wanted=len(missing) - position, made=made
-            )
-            devices[uuid] = device
+        devices |= await self._maker.make(resource, missing, made=made, along=devices.values())
         return tuple(devices[uuid] for uuid in wanted)
 
     async def _reusable(self, resource: Resource, uuid: str) -> Device | None:
         """The device as it is if it was never used; None after a used one was removed."""
+        if not slots.is_ours(uuid):
+            return await self._as_it_is(resource, uuid)
         self._refuse_late(resource, uuid)
         if uuid not in self._node.snapshot.devices and not self._ledger.is_fresh(uuid):
             return None
@@ -218,6 +227,28 @@ class Allocation:
         await self._maker.remove_used(resource, uuid)
         return None
 
+    async def _as_it_is(self, resource: Resource, uuid: str) -> Device:
+        """A device that somebody else made; it is never removed, so a used one is handed on as it is."""
+        device = await self._node.find(uuid)
+        if device is None or device.group is None:
+            self._ledger.gone([uuid])
+            what = "is gone" if device is None else "has no VFIO group"
+            raise AllocationError(
+                f"{resource.name}: the device {uuid}, which was made by somebody else, {what}"
+            )
+        try:
+            held = await self._node.is_held(uuid)
+        except HostError as error:
+            raise AllocationError(f"{resource.name}: {error}") from error
+        if held:
+            self._on_occupied(uuid)
+            raise AllocationError(
+                f"{resource.name}: the device {uuid}, which was made by somebody else, is in use by something "
+                "that is no pod, or by a VM that outlived its pod"
+            )
+        log.info("device of somebody else's handed out", extra=about(resource, device))
+        return device
+
     def _refuse_late(self, resource: Resource, uuid: str) -> None:
         if (late := self._maker.is_late(uuid)) is not None:
             raise TooSlow(
@@ -228,11 +259,13 @@ class Allocation:
     async def _prepare(self, resource: Resource, uuid: str, made: list[str]) -> None:
         self._refuse_late(resource, uuid)
         device = await self._node.find(uuid)
+        if device is None and not slots.is_ours(uuid):
+            raise AllocationError(
+                f"{resource.name}: the device {uuid}, which was made by somebody else, is gone"
+            )
         if device is None:
             self._ledger.gone([uuid])
-            device, _ = await self._maker.make(
-                resource, uuid, expected=self._node.snapshot, wanted=1, made=made, keep=True
-            )
+            device = (await self._maker.make(resource, [uuid], made=made, keep=True))[uuid]
             # It stays whatever comes: the pod it is for is the only one that can have it.
             made.clear()
             self._ledger.used([uuid])
@@ -247,7 +280,8 @@ class Allocation:
 
     async def _complete(self, resource: Resource, device: Device) -> None:
         """Finish a device that this process did not make: an agent before it may have ended too early."""
-        if resource.attributes and not await self._node.is_held(device.uuid):
+        theirs = not slots.is_ours(device.uuid)
+        if resource.attributes and not theirs and not await self._node.is_held(device.uuid):
             await self._maker.set_attributes(resource, device)
 
     async def _compare(self, resource: Resource, device: Device, path: str) -> None:

@@ -9,18 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from deviceplugin.errors import ConfigError
-from deviceplugin.inventory.resources import (
-    Discovery,
-    ParentSelector,
-    Placement,
-    Resource,
-    name_problem,
-)
+from deviceplugin.inventory import slots
+from deviceplugin.inventory.resources import Adoption, Discovery, Placement, Resource, name_problem
+from deviceplugin.inventory.selectors import ParentFilter, ParentSelector
 from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS
 from deviceplugin.settings import Config, ReclaimSettings
 from deviceplugin.yamlfile import Steps, read_yaml
@@ -52,6 +48,8 @@ _AS_NAME = _as_text(
     rf"{_DOMAIN}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?",
     but_not=(r"^requests\.", r"^[^/]*kubernetes\.io/"),
 )
+_PCI = r"^[0-9a-f*?\[\]-]{1,12}:[0-9a-f*?\[\]-]{1,12}$"
+_AS_UUID = {"pattern": r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"}
 _AS_DURATION = {"pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h)$"}
 _AS_ATTRIBUTE = {"pattern": f"^{_ATTRIBUTE.pattern}$", "not": {"enum": list(_KERNELS_OWN)}}
 _AS_ATTRIBUTES = {"propertyNames": _AS_ATTRIBUTE}
@@ -81,8 +79,8 @@ class DiscoverySection(_Strict):
     ] = ()
 
 
-class ParentsSection(_Strict):
-    """Which parents may carry a resource's devices."""
+class ParentFilterSection(_Strict):
+    """Parents by what they are: of each key one entry has to match."""
 
     addresses: Annotated[
         tuple[Pattern, ...], msgspec.Meta(description="Globs over the address of the parent or its card.")
@@ -91,6 +89,45 @@ class ParentsSection(_Strict):
     numaNodes: Annotated[  # noqa: N815  # the file's spelling
         tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMA_NODE)], ...],
         msgspec.Meta(description="NUMA nodes."),
+    ] = ()
+    pci: Annotated[
+        tuple[Annotated[str, msgspec.Meta(pattern=_PCI)], ...],
+        msgspec.Meta(description="Globs over the PCI vendor and device ID, as in 10de:25b6 or 10de:*."),
+    ] = ()
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a ``ParentFilter``."""
+        return {
+            "addresses": self.addresses,
+            "drivers": self.drivers,
+            "numa_nodes": self.numaNodes,
+            "pci": self.pci,
+        }
+
+
+class ParentsSection(ParentFilterSection):
+    """Which parents may carry a resource's devices."""
+
+    exclude: Annotated[
+        ParentFilterSection | None, msgspec.Meta(description="Parents that may not, of those that could.")
+    ] = None
+
+    def selector(self) -> ParentSelector:
+        exclude = ParentFilter(**self.exclude.fields()) if self.exclude is not None else None
+        return ParentSelector(**self.fields(), exclude=exclude)
+
+
+class AdoptSection(_Strict):
+    """Which devices that somebody else made a resource offers as they are. All keys have to match."""
+
+    types: Annotated[
+        tuple[Pattern, ...],
+        msgspec.Meta(description="Globs over type IDs and names; within the resource's own types."),
+    ] = ()
+    parents: ParentsSection = msgspec.field(default_factory=ParentsSection)
+    uuids: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema=_AS_UUID)], ...],
+        msgspec.Meta(description="The devices' UUIDs; any by default."),
     ] = ()
 
 
@@ -124,9 +161,26 @@ class ResourceSection(_Strict):
     placement: Annotated[
         Literal["pack", "spread"], msgspec.Meta(description="Fill the fullest card, or take the emptiest.")
     ] = "pack"
+    mixed: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Whether a container may get devices of several types where no type has room for all."
+        ),
+    ] = True
     max: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=MAX_SLOTS)] | None,
-        msgspec.Meta(description="At most so many devices of it on a node."),
+        msgspec.Meta(description="At most so many devices are made for it on a node."),
+    ] = None
+    maxPerCard: Annotated[  # noqa: N815
+        Annotated[int, msgspec.Meta(ge=0, le=MAX_SLOTS)] | None,
+        msgspec.Meta(description="At most so many devices are made for it on a card."),
+    ] = None
+    adoptExisting: Annotated[  # noqa: N815
+        AdoptSection | None,
+        msgspec.Meta(
+            description="Offer devices as well that somebody else made, and never remove them; {} for all "
+            "of its types on its parents."
+        ),
     ] = None
     attributes: Annotated[
         Annotated[dict[str, str], msgspec.Meta(extra_json_schema=_AS_ATTRIBUTES)]
@@ -232,6 +286,12 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
         if section.name in seen:
             yield ("resources", position, "name"), f"the resource {section.name!r} is there twice"
         seen.add(section.name)
+        for place, uuid in enumerate(section.adoptExisting.uuids if section.adoptExisting else ()):
+            where = ("resources", position, "adoptExisting", "uuids", place)
+            if not slots.is_uuid(uuid.lower()):
+                yield where, f"{uuid!r} is not a UUID as in '0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0'"
+            elif slots.is_ours(uuid.lower()):
+                yield where, f"{uuid!r} bears this plugin's own mark: such devices are its own already"
         for place, (attribute, value) in enumerate(section.ordered()):
             if problem := _attribute_problem(attribute, value):
                 step = attribute if isinstance(section.attributes, dict) else place
@@ -266,14 +326,21 @@ def _resource(section: ResourceSection) -> Resource:
     return Resource(
         name=section.name,
         types=section.types,
-        parents=ParentSelector(
-            addresses=section.parents.addresses,
-            drivers=section.parents.drivers,
-            numa_nodes=section.parents.numaNodes,
-        ),
+        parents=section.parents.selector(),
         placement=Placement(section.placement),
+        mixed=section.mixed,
         max=section.max,
+        max_per_card=section.maxPerCard,
+        adopts=_adoption(section.adoptExisting) if section.adoptExisting is not None else None,
         attributes=section.ordered(),
+    )
+
+
+def _adoption(section: AdoptSection) -> Adoption:
+    return Adoption(
+        types=section.types,
+        parents=section.parents.selector(),
+        uuids=frozenset(uuid.lower() for uuid in section.uuids),
     )
 
 

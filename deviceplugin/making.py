@@ -1,17 +1,19 @@
-"""Making one device: on the best parent that takes it, ready to be handed over, or not at all."""
+"""Making devices: where they are best placed, on parents that take them, ready to be handed over or not at all."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from deviceplugin.errors import AllocationError, DeviceBusy, HostError, NoRoom
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
-from deviceplugin.inventory.placement import Seat, seated, seats
+from deviceplugin.inventory.capacity import Capacity
+from deviceplugin.inventory.placement import Seat, Wish, plan
+from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.snapshot import Device, Snapshot
+from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -23,12 +25,28 @@ _TOLD = 8
 class Maker:
     """Has the node make devices, and take back what nobody got.
 
-    Whoever calls it holds the device's lock.
+    Whoever calls it holds the devices' locks.
+
+    Args:
+        knowledge: what was learned of the node's cards.
+        belongs: whether a device is a resource's, by the resource's name and the device's UUID.
+        on_made: called with the resource and its new device.
     """
 
-    def __init__(self, node: Node, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        node: Node,
+        ledger: Ledger,
+        *,
+        knowledge: Callable[[], Knowledge] = Knowledge,
+        belongs: Callable[[str, str], bool] = lambda _resource, _uuid: False,
+        on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
+    ) -> None:
         self._node = node
         self._ledger = ledger
+        self._knowledge = knowledge
+        self._belongs = belongs
+        self._on_made = on_made
         self._late: dict[str, Seat] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -44,45 +62,75 @@ class Maker:
     async def make(
         self,
         resource: Resource,
-        uuid: str,
+        uuids: Sequence[str],
         *,
-        expected: Snapshot,
-        wanted: int,
         made: list[str],
+        along: Collection[Device] = (),
         keep: bool = False,
-    ) -> tuple[Device, Snapshot]:
-        """Make a device on the best parent that takes it; returns it and the node as expected then.
+    ) -> dict[str, Device]:
+        """Make devices where they are best placed, each on a parent that takes it.
 
         Args:
-            expected: the node as it should be by now.
-            wanted: how many devices the request still needs, this one included.
-            made: gets the UUID as soon as there is something to undo.
-            keep: whether the device stays should it come after the request was given up.
+            along: the devices of the request that are there already.
+            made: gets each UUID as soon as there is something to undo.
+            keep: whether a device stays should it come after the request was given up.
 
         Raises:
-            AllocationError: it can't be had.
+            AllocationError: they can't all be had. Those in ``made`` are there.
         """
-        slot = slots.parse(uuid)
-        numa_node = slot.numa_node if slot is not None else None
-        refusals: dict[Seat, str] = {}
-        for look_first in (False, True):
-            if look_first:
-                # What was known may be older than the room that somebody just gave back.
+        order = _Order(resource, tuple(uuids), frozenset(device.type for device in along), keep=keep)
+        await self._fill(order, made, {})
+        if order.left:
+            # What was known may be older than the room that somebody just gave back.
+            await self._node.rescan()
+            await self._fill(order, made, {})
+        if order.left and order.done:
+            # What came first may stand in the way: from the start again, without the places that refused.
+            given_back = [uuid for uuid in order.done if uuid in made]
+            await self.undo(given_back)
+            if all(self._node.has(uuid) is False for uuid in given_back):
+                for uuid in given_back:
+                    made.remove(uuid)
+                order.done.clear()
                 await self._node.rescan()
-                expected = self._node.snapshot
-            for seat in seats(expected, resource, numa_node, wanted=wanted):
-                if seat.card in {late.card for late in self._late.values()}:
-                    refusals[seat] = f"{seat.parent}: its card has not yet finished an earlier create"
-                    continue
+                await self._fill(order, made, order.refusals)
+        if order.left:
+            raise NoRoom(self._no_room(order))
+        return order.done
+
+    async def _fill(self, order: _Order, made: list[str], refused: Mapping[tuple[str, str], str]) -> None:
+        """Make what an order still lacks, as far as there are places that have not refused."""
+        capacity = Capacity(self._node.snapshot, self._knowledge())
+        cards = {card.address: card for card in capacity.cards}
+        tried = set(refused)
+        while order.left:
+            busy = {seat.card: seat for seat in self._late.values()}
+            for seat in busy.values():
+                order.refusals[seat.parent, seat.type] = (
+                    f"{seat.parent}: its card has not yet finished an earlier create"
+                )
+            free = [card for card in cards.values() if card.address not in busy]
+            own = self._own(order.resource)
+            seats = plan(capacity, order.wish(), cards=free, own=own, refused=tried)
+            if not seats:
+                return
+            for uuid, seat in zip(order.left, seats, strict=True):
                 try:
-                    device = await self._create_anew(resource, seat, uuid, keep=keep)
+                    device = await self._create_anew(order.resource, seat, uuid, keep=order.keep)
                 except HostError as error:
-                    refusals[seat] = str(error)
-                    continue
+                    order.refusals[seat.parent, seat.type] = str(error)
+                    tried.add((seat.parent, seat.type))
+                    break
                 made.append(uuid)
-                await self._finish(resource, device, aligned=seat.aligned)
-                return device, seated(expected, seat, uuid)
-        raise NoRoom(self._no_room(resource, wanted, refusals))
+                await self._finish(order.resource, device, seat)
+                order.done[uuid] = device
+                cards[seat.card] = cards[seat.card].having(seat.parent, seat.type)
+
+    def _own(self, resource: Resource) -> frozenset[str]:
+        """The devices of a resource that exist, where that matters."""
+        if resource.max_per_card is None:
+            return frozenset()
+        return frozenset(uuid for uuid in self._node.snapshot.devices if self._belongs(resource.name, uuid))
 
     async def set_attributes(self, resource: Resource, device: Device) -> None:
         """Write what the resource says a device needs, in order.
@@ -92,11 +140,15 @@ class Maker:
         """
         for attribute, value in resource.attributes:
             try:
-                await self._node.write_attribute(device.uuid, attribute, value)
+                reads = await self._node.write_attribute(device.uuid, attribute, value)
             except HostError as error:
                 raise AllocationError(
                     f"{resource.name}: {device.uuid} on {device.parent}: {error}"
                 ) from error
+            log.info(
+                "attribute set",
+                extra=about(resource, device) | {"attribute": attribute, "value": value, "reads": reads},
+            )
 
     async def remove_used(self, resource: Resource, uuid: str) -> None:
         """Remove a device that somebody had before, under a claim.
@@ -156,7 +208,7 @@ class Maker:
         self._node.look_again(seat.card)
         return device
 
-    async def _finish(self, resource: Resource, device: Device, *, aligned: bool) -> None:
+    async def _finish(self, resource: Resource, device: Device, seat: Seat) -> None:
         """What has to be true of a new device before anybody gets it."""
         self._ledger.touch(device.uuid)
         if device.group is None:
@@ -166,8 +218,9 @@ class Maker:
             )
         await self.set_attributes(resource, device)
         self._ledger.made(device.uuid)
-        log.info("device created", extra=about(resource, device))
-        if not aligned:
+        self._on_made(resource, device)
+        log.info("device created", extra=about(resource, device) | {"placement": seat.reason})
+        if not seat.aligned:
             log.warning(
                 "device is on another NUMA node than its slot: there was no room left on that",
                 extra=about(resource, device),
@@ -188,16 +241,48 @@ class Maker:
             if not self._ledger.is_handed_over(uuid):
                 await self.undo([uuid])
 
-    def _no_room(self, resource: Resource, wanted: int, refusals: dict[Seat, str]) -> str:
-        asked = f"{resource.name}: no parent could take {'the device' if wanted == 1 else 'all devices'}"
-        if refusals:
-            tried = [f"{seat.type} on {reason}" for seat, reason in refusals.items()]
+    def _no_room(self, order: _Order) -> str:
+        resource, number = order.resource, len(order.uuids)
+        asked = f"{resource.name}: no parent could take {'the device' if number == 1 else 'all devices'}"
+        if order.refusals:
+            tried = [f"{type_id} on {reason}" for (_, type_id), reason in order.refusals.items()]
             more = f"; and {len(tried) - _TOLD} more" if len(tried) > _TOLD else ""
             return f"{asked}: tried {'; '.join(tried[:_TOLD])}{more}"
         choices = resource.choices(self._node.snapshot)
         if not choices:
             return f"{asked}: no parent on this node offers {' or '.join(resource.types)} now"
-        return f"{asked}: every parent that offers {' or '.join(choices)} is full"
+        if number > 1 and not resource.mixed and len(choices) > 1:
+            return f"{asked}: of none of {', '.join(choices)} do {number} fit, and 'mixed: false' forbids several"
+        quota = f" or has its {resource.max_per_card} of them" if resource.max_per_card is not None else ""
+        return f"{asked}: every parent that offers {' or '.join(choices)} is full{quota}"
+
+
+class _Order:
+    """A request under way: what it has and what it still needs."""
+
+    def __init__(
+        self, resource: Resource, uuids: tuple[str, ...], along: frozenset[str], *, keep: bool
+    ) -> None:
+        self.resource = resource
+        self.uuids = uuids
+        self.keep = keep
+        self.done: dict[str, Device] = {}
+        self.refusals: dict[tuple[str, str], str] = {}
+        """Why each parent and type that was tried did not take a device."""
+        self._along = along
+
+    @property
+    def left(self) -> list[str]:
+        """The devices that are still to be made."""
+        return [uuid for uuid in self.uuids if uuid not in self.done]
+
+    def wish(self) -> Wish:
+        found = map(slots.parse, self.left)
+        return Wish(
+            resource=self.resource,
+            numa_nodes=tuple(slot.numa_node if slot is not None else None for slot in found),
+            along=self._along | {device.type for device in self.done.values()},
+        )
 
 
 def about(resource: Resource, device: Device) -> dict[str, object]:

@@ -92,11 +92,17 @@ class Reclaim:
         self._on_remembered = on_remembered
         self._on_round = on_round
         self._told: dict[str, HeldBack] = {}
+        self._occupied: set[str] = set()
 
     @property
     def held_back(self) -> Mapping[str, HeldBack]:
         """The devices that may be unused and stay all the same."""
         return self._told
+
+    def occupied(self, uuid: str) -> None:
+        """A device that somebody else made can't be had: watch until it can."""
+        self._occupied.add(uuid)
+        self._hold_back({uuid}, HeldBack.IN_USE, "something has it that is no pod")
 
     async def run(self) -> NoReturn:
         """Look for unused devices at every interval; runs until it is cancelled."""
@@ -111,7 +117,9 @@ class Reclaim:
 
     async def round(self) -> None:
         """Remove what is proved to be unused now."""
-        present = {uuid for uuid in self._node.snapshot.devices if slots.is_ours(uuid)}
+        devices = self._node.snapshot.devices
+        self._occupied &= devices.keys()
+        present = {uuid for uuid in devices if slots.is_ours(uuid)} | self._occupied
         self._pods.keep(present | self._ledger.pulled)
         idle = {uuid for uuid in present if self._ledger.idle_for(uuid) >= self._settings.grace}
         for uuid in self._told.keys() - idle:
@@ -140,7 +148,7 @@ class Reclaim:
         self._on_remembered(remembered)
         self._hold_back(unnamed & remembered.keys(), HeldBack.REMEMBERED, "the kubelet's checkpoint names it")
         for uuid in sorted(unnamed - remembered.keys()):
-            await self._remove(uuid, begun)
+            await (self._remove if slots.is_ours(uuid) else self._look_whether_free)(uuid, begun)
 
     def _calm_for(self, uuid: str) -> float:
         return self._memory.calm_for(self._resource_of(uuid))
@@ -152,11 +160,26 @@ class Reclaim:
             self._told.pop(uuid, None)
         return candidates - named
 
+    def _still_proved(self, uuid: str, begun: float) -> bool:
+        """False if it was asked for since the proof began, or the kubelet is another one by now."""
+        since = max(self._settings.grace, self._ledger.clock() - begun)
+        return self._ledger.idle_for(uuid) >= since and self._calm_for(uuid) >= since
+
+    async def _look_whether_free(self, uuid: str, begun: float) -> None:
+        """See if a device that somebody else made can be had again."""
+        async with self._ledger.lock(uuid):
+            if not self._still_proved(uuid, begun):
+                return
+            try:
+                if not await self._node.is_held(uuid):
+                    self._occupied.discard(uuid)
+                    self._told.pop(uuid, None)
+            except HostError as error:
+                self._hold_back({uuid}, HeldBack.FAILED, str(error))
+
     async def _remove(self, uuid: str, begun: float) -> None:
         async with self._ledger.lock(uuid):
-            # Asked for since the proof began, or a kubelet that is another one by now: no proof any more.
-            since = max(self._settings.grace, self._ledger.clock() - begun)
-            if self._ledger.idle_for(uuid) < since or self._calm_for(uuid) < since:
+            if not self._still_proved(uuid, begun):
                 return
             self._ledger.used([uuid])
             about = self._described(uuid)

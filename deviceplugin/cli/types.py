@@ -78,6 +78,7 @@ def command(
 
 def _card_types(found: Look) -> Iterator[CardType]:
     capacity = Capacity(found.snapshot)
+    cards = {card.address: card for card in capacity.cards}
     choices = {name: resource.choices(found.snapshot) for name, resource in found.resources.items()}
     for card, parents in found.snapshot.cards.items():
         entries = {entry.id: entry for parent in parents for entry in parent.types}
@@ -89,7 +90,7 @@ def _card_types(found: Look) -> Iterator[CardType]:
                 name=entry.name,
                 api=entry.api,
                 available=sum(kind.available for parent in carrying if (kind := parent.type(type_id))),
-                room=capacity.room(card, type_id),
+                room=capacity.room(cards[card], type_id),
                 existing=sum(device.type == type_id for parent in parents for device in parent.devices),
                 max=max_instances(entry),
                 numa_node=numa_node(parents),

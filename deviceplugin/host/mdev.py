@@ -135,8 +135,11 @@ def create(kernel: Kernel, parent: str, type_id: str, uuid: str) -> Device:
     return device
 
 
-def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> None:
+def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> str | None:
     """Set an attribute in a device's own directory, with the newline that some drivers count on.
+
+    Returns:
+        What it reads then; None where it can't be read.
 
     Raises:
         HostError: the driver refused it.
@@ -149,6 +152,10 @@ def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> No
         kernel.write(Path(path), f"{value}\n")
     except OSError as error:
         raise HostError(f"attribute {attribute!r} refused {value!r}: {_why(error)}") from error
+    try:
+        return _read(path).decode(errors="replace").strip()
+    except OSError:
+        return None
 
 
 class _Reader:

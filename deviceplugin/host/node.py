@@ -70,6 +70,7 @@ class Node:
         on_change: called after every change of the snapshot with the old and the new one.
         on_fault: called for each fault when it is first seen.
         on_scan: called with the seconds that it took to read a card.
+        on_settled: called with the parents of a card of which two looks in succession showed the same.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class Node:
         on_change: Callable[[Snapshot, Snapshot], None] = lambda _old, _new: None,
         on_fault: Callable[[mdev.Fault], None] = lambda _fault: None,
         on_scan: Callable[[float], None] = lambda _seconds: None,
+        on_settled: Callable[[str, tuple[Parent, ...]], None] = lambda _card, _parents: None,
     ) -> None:
         self.kernel = kernel
         self.snapshot = Snapshot()
         self.on_change = on_change
         self.on_fault = on_fault
         self.on_scan = on_scan
+        self.on_settled = on_settled
         self._looks_begun = itertools.count(1)
         self._seen: dict[str, int] = {}
         self._seen_all = 0
@@ -151,12 +154,17 @@ class Node:
     def _see(self, looks: Iterable[_Seen]) -> None:
         """Take over what looks saw, unless one that began later has been there."""
         known = dict(self.snapshot.cards)
+        settled = []
         for look in looks:
             if self._seen.get(look.card, self._seen_all) < look.began:
                 self._seen[look.card] = look.began
+                if look.parents and known.get(look.card) == look.parents:
+                    settled.append(look)
                 known[look.card] = look.parents
         every = sorted(itertools.chain(*known.values()), key=lambda parent: parent.address)
         self._store(Snapshot(tuple(every)))
+        for look in settled:
+            self.on_settled(look.card, look.parents)
 
     def look_again(self, *cards: str) -> None:
         """Ask for another look at some cards, or at everything if none is named, soon.
@@ -193,9 +201,9 @@ class Node:
             lambda: mdev.create(self.kernel, parent, type_id, uuid), name=f"create on {parent}"
         )
 
-    async def write_attribute(self, uuid: str, attribute: str, value: str) -> None:
-        """Set an attribute of a device; see ``mdev.write_attribute``."""
-        await in_thread(
+    async def write_attribute(self, uuid: str, attribute: str, value: str) -> str | None:
+        """Set an attribute of a device and read it back; see ``mdev.write_attribute``."""
+        return await in_thread(
             lambda: mdev.write_attribute(self.kernel, uuid, attribute, value), name=f"attribute {uuid}"
         )
 

@@ -3,60 +3,96 @@
 The kernel is the judge: nothing here is more than it says. It is less where drivers are known to
 overstate. Each virtual function of an SR-IOV card says that it could carry an instance of whatever
 still fits the card, all of them at once, while the card holds only a few; so such a card's room is
-bounded by what its types say they take of it (NVIDIA's ``max_instance``), and is taken to be one where
-they say nothing.
+bounded by what its types say they take of it (NVIDIA's ``max_instance``). Where they say nothing it is
+what the card was seen to carry before, and one more at the least.
+
+Of a card that is imagined with devices that are not there yet, the kernel's word holds for the type that
+these are of. Whether another one fits beside them is known only if it was seen.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
+from functools import cached_property
 
+from deviceplugin.inventory.cards import Allows, Card, anywhere
+from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
+from deviceplugin.inventory.snapshot import ParentType, Snapshot
 
 _MAX_INSTANCE = re.compile(r"max_instance=(\d{1,6})\b", re.ASCII)
+_NOTHING_LEARNED = Knowledge()
 
 
 class Capacity:
-    """What still fits on each card of a node.
+    """What still fits on each card of a node."""
 
-    Everything is worked out once, when it is made: a change on the node asks for all resources.
-    """
-
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, knowledge: Knowledge = _NOTHING_LEARNED) -> None:
         self.snapshot = snapshot
-        self._rooms = {card: _rooms(parents) for card, parents in snapshot.cards.items()}
+        self.knowledge = knowledge
+        self._rooms: dict[tuple[str, str], int] = {}
 
-    def room(self, card: str, type_id: str) -> int:
-        """How many more devices of a type the card surely takes."""
-        return self._rooms[card].get(type_id, 0)
+    @cached_property
+    def cards(self) -> tuple[Card, ...]:
+        """The node's cards as they are, by address."""
+        return tuple(Card(address, parents) for address, parents in self.snapshot.cards.items())
 
-    def of(self, resource: Resource) -> dict[int | None, int]:
+    def room(self, card: Card, type_id: str, allows: Allows = anywhere) -> int:
+        """How many more devices of a type a card surely takes on the parents that may be used."""
+        if card.imagined or allows is not anywhere:
+            return self._room(card, type_id, allows)
+        # Every resource asks for the same: what is so of the card itself is worked out once.
+        key = (card.address, type_id)
+        if key not in self._rooms:
+            self._rooms[key] = self._room(card, type_id, allows)
+        return self._rooms[key]
+
+    def of(self, resource: Resource, *, own: Collection[str] = ()) -> dict[int | None, int]:
         """How many more devices of a resource each NUMA node surely takes, if nothing else is asked for.
 
         Of several types a card is counted for the first that it has room for, since that is the one that
-        it would be given; what might still fit beside it is not known before it is there.
+        it would be given, and then for the others, as far as they are known to go beside it.
+
+        Args:
+            own: the devices of this resource that exist, for its quota per card.
         """
         choices = resource.choices(self.snapshot)
         total: dict[int | None, int] = {}
-        for card, parents in self.snapshot.cards.items():
-            allowed = [parent for parent in parents if resource.parents.allows(parent)]
-            if not allowed:
-                continue
-            room = 0
-            for type_id in choices:
-                # What the card's other parents carry takes from it all the same.
-                room = self.room(card, type_id)
-                if len(allowed) < len(parents):
-                    room = min(room, _stated(allowed)[type_id])
-                if room:
-                    break
-            node = allowed[0].numa_node
-            total[node] = total.get(node, 0) + room
+        for card in self.cards:
+            if any(map(resource.allows, card.parents)):
+                room = min(self._in_turn(card, choices, resource.allows), resource.left_on(card, own))
+                total[card.numa_node] = total.get(card.numa_node, 0) + room
         return total
+
+    def _in_turn(self, card: Card, choices: Iterable[str], allows: Allows) -> int:
+        """How many devices a card takes if it is given one choice as long as that goes, then the next."""
+        total = 0
+        for type_id in choices:
+            room = self.room(card, type_id, allows)
+            total += room
+            if room and card.divided:
+                break  # Its room may be more than is known, and then there is less for the next choice.
+            if room:
+                card = card.having(card.address, type_id, room)
+        return total
+
+    def _room(self, card: Card, type_id: str, allows: Allows) -> int:
+        stated = card.stated(type_id, allows)
+        if not stated:
+            return 0
+        proved = self.knowledge.proved(card, type_id)
+        if any(imagined != type_id for _, imagined in card.imagined):
+            # Only what was seen is known to go beside them.
+            return min(stated, proved)
+        if not card.divided:
+            return stated
+        limit = max_instances(card.types.get(type_id))
+        taken = _taken(card.load, card.types)
+        # Where its types don't tell, the kernel's word is good for one.
+        told = 1 - sum(card.imagined.values()) if limit is None or taken is None else int((1 - taken) * limit)
+        return min(stated, max(0, told, proved))
 
 
 def max_instances(entry: ParentType | None) -> int | None:
@@ -65,38 +101,12 @@ def max_instances(entry: ParentType | None) -> int | None:
     return int(found[1]) or None if found else None
 
 
-def _rooms(parents: Sequence[Parent]) -> dict[str, int]:
-    """What one card takes of each of its types."""
-    stated = _stated(parents)
-    if all(parent.address == parent.card for parent in parents):
-        return dict(stated)
-    types = {entry.id: entry for parent in parents for entry in parent.types}
-    taken = _taken(parents, types)
-    rooms = {}
-    for type_id, count in stated.items():
-        limit = max_instances(types[type_id])
-        # Where its types don't tell, the kernel's word is good for one.
-        fits = 1 if limit is None or taken is None else max(0, int((1 - taken) * limit))
-        rooms[type_id] = min(count, fits)
-    return rooms
-
-
-def _stated(parents: Iterable[Parent]) -> Counter[str]:
-    """What parents say by themselves, added up."""
-    stated: Counter[str] = Counter()
-    for parent in parents:
-        for entry in parent.types:
-            stated[entry.id] += entry.available
-    return stated
-
-
-def _taken(parents: Iterable[Parent], types: dict[str, ParentType]) -> Fraction | None:
+def _taken(load: Mapping[str, int], types: Mapping[str, ParentType]) -> Fraction | None:
     """Which part of a card its devices take; None if that of some device is unknown."""
     taken = Fraction(0)
-    for parent in parents:
-        for device in parent.devices:
-            limit = max_instances(types.get(device.type))
-            if limit is None:
-                return None
-            taken += Fraction(1, limit)
+    for type_id, number in load.items():
+        limit = max_instances(types.get(type_id))
+        if limit is None:
+            return None
+        taken += Fraction(number, limit)
     return taken

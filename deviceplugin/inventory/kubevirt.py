@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from deviceplugin.inventory.resources import Resource, matches, underscored
+from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.selectors import matches, underscored
 from deviceplugin.inventory.snapshot import ParentType, Snapshot
 
 API = "vfio-pci"

@@ -6,13 +6,17 @@ can't be had now is Unhealthy instead.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import MAX_SLOTS, SlotId
+
+
+_NONE: Mapping[str, int | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class OfferedSlot:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one resource advertises, ordered by NUMA node and index."""
+    """What one resource advertises: its own slots by NUMA node and index, then what it adopted by ID."""
 
     resource: str
     slots: tuple[OfferedSlot, ...] = ()
@@ -45,6 +49,7 @@ def offer(
     held: Collection[str] = (),
     pulled: Collection[str] = (),
     stuck: Collection[str] = (),
+    adopted: Mapping[str, int | None] = _NONE,
 ) -> Offer:
     """What a resource advertises on this node.
 
@@ -56,6 +61,8 @@ def offer(
         pulled: the IDs whose device vanished under a running pod. They stay Unhealthy, whatever room
             there is: that is how the pod's status comes to show it.
         stuck: the IDs whose device exists and can't be had, since something holds it that no pod knows of.
+        adopted: the devices that somebody else made and that are offered as they are, with their NUMA nodes.
+            What was listed of such stays listed, and so does what the kubelet holds.
     """
     own = slots.resource_hash(node_name, resource.name)
     remembered, before = _slots(held), _slots(listed)
@@ -66,7 +73,8 @@ def offer(
     }
     healthy, lost = existing - _slots(stuck), _slots(pulled) - existing
     spare = max(0, min(resource.cap, MAX_SLOTS) - len(existing))
-    for node, fits in sorted(capacity.of(resource).items(), key=lambda entry: _order(entry[0])):
+    fitting = capacity.of(resource, own={str(slot) for slot in existing})
+    for node, fits in sorted(fitting.items(), key=lambda entry: _order(entry[0])):
         room = min(fits, spare)
         claimed = sorted(slot for slot in remembered - existing - lost if slot.numa_node == node)[:room]
         healthy.update(claimed)
@@ -81,9 +89,19 @@ def offer(
         spare -= room
     every = healthy | existing | remembered | before
     ordered = sorted(every, key=lambda slot: (_order(slot.numa_node), slot.index))
-    return Offer(
-        resource.name, tuple(OfferedSlot(str(slot), slot in healthy, slot.numa_node) for slot in ordered)
-    )
+    own_slots = (OfferedSlot(str(slot), slot in healthy, slot.numa_node) for slot in ordered)
+    return Offer(resource.name, (*own_slots, *_others(capacity, adopted, (*listed, *held), stuck)))
+
+
+def _others(
+    capacity: Capacity, adopted: Mapping[str, int | None], known: Iterable[str], stuck: Collection[str]
+) -> Iterator[OfferedSlot]:
+    """The slots of devices that others made, by ID."""
+    foreign = {text for text in known if slots.is_uuid(text) and slots.parse(text) is None}
+    devices = capacity.snapshot.devices
+    for uuid in sorted(foreign.union(adopted)):
+        there = uuid in adopted and uuid in devices and devices[uuid].group is not None
+        yield OfferedSlot(uuid, there and uuid not in stuck, adopted.get(uuid))
 
 
 def _slots(ids: Iterable[str]) -> set[SlotId]:

@@ -7,12 +7,14 @@ resource takes is told by patterns, so that it can be decided before the types a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fnmatch import fnmatchcase
 
-from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
+from deviceplugin.inventory.cards import Allows, Card, anywhere
+from deviceplugin.inventory.selectors import ParentSelector, matches, matches_any, underscored
+from deviceplugin.inventory.snapshot import Device, Snapshot
 
 DEFAULT_CAP = 1024
 """How many slots a resource has at the most where no ``max`` says otherwise."""
@@ -33,20 +35,13 @@ class Placement(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParentSelector:
-    """Which parents may carry a resource's devices; empty fields allow everything."""
+class Adoption:
+    """Which devices that somebody else made a resource offers as they are. Empty fields allow everything."""
 
-    addresses: tuple[str, ...] = ()
-    """Globs over the parent's or its card's address."""
-    drivers: tuple[str, ...] = ()
-    numa_nodes: tuple[int, ...] = ()
-
-    def allows(self, parent: Parent) -> bool:
-        return (
-            (not self.addresses or _any_glob(self.addresses, parent.address, parent.card))
-            and (not self.drivers or _any_glob(self.drivers, parent.driver))
-            and (not self.numa_nodes or parent.numa_node in self.numa_nodes)
-        )
+    types: tuple[str, ...] = ()
+    """Patterns over type IDs and names; the resource's own types bound it in any case."""
+    parents: ParentSelector = field(default_factory=ParentSelector)
+    uuids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +55,14 @@ class Resource:
     """Whether ``types`` are IDs as they stand: a discovered resource means its own types alone."""
     parents: ParentSelector = field(default_factory=ParentSelector)
     placement: Placement = Placement.PACK
+    mixed: bool = True
+    """Whether the devices of one request may be of several types, where none has room for all."""
     max: int | None = None
-    """At most so many devices of it on this node."""
+    """At most so many devices are made for it on this node."""
+    max_per_card: int | None = None
+    """At most so many devices are made for it on one card."""
+    adopts: Adoption | None = None
+    """What of others' devices it offers as well; None: nothing."""
     attributes: tuple[tuple[str, str], ...] = ()
     """What is written to a new device before it is handed over, in this order."""
 
@@ -69,6 +70,34 @@ class Resource:
     def cap(self) -> int:
         """How many slots it can have."""
         return DEFAULT_CAP if self.max is None else self.max
+
+    @property
+    def allows(self) -> Allows:
+        """Whether a parent may carry its devices."""
+        return anywhere if self.parents.allows_all else self.parents.allows
+
+    def left_on(self, card: Card, own: Collection[str]) -> int:
+        """How many more devices its quota per card lets be made on a card.
+
+        Args:
+            own: the devices of this resource that exist.
+        """
+        if self.max_per_card is None:
+            return sys.maxsize
+        here = sum(device.uuid in own for parent in card.parents for device in parent.devices)
+        return max(0, self.max_per_card - here - sum(card.imagined.values()))
+
+    def adoptable(self, device: Device, snapshot: Snapshot) -> bool:
+        """Whether it would offer a device that somebody else made."""
+        if self.adopts is None or device.type not in self.choices(snapshot):
+            return False
+        parent, entry = snapshot.by_address[device.parent], snapshot.types[device.type]
+        return (
+            (not self.adopts.uuids or device.uuid in self.adopts.uuids)
+            and (not self.adopts.types or matches_any(self.adopts.types, entry))
+            and self.adopts.parents.allows(parent)
+            and self.allows(parent)
+        )
 
     def choices(self, snapshot: Snapshot) -> tuple[str, ...]:
         """The IDs of the types that satisfy it here, the preferred one first."""
@@ -95,7 +124,7 @@ class Discovery:
         types: dict[str, list[str]] = {}
         problems = []
         for entry in snapshot.types.values():
-            if not _matches_any(self.include, entry) or _matches_any(self.exclude, entry):
+            if not matches_any(self.include, entry) or matches_any(self.exclude, entry):
                 continue
             label = underscored(entry.name) if self.by_name and entry.name else entry.id
             name = f"{self.domain}/{label}"
@@ -105,19 +134,6 @@ class Discovery:
             types.setdefault(name, []).append(entry.id)
         resources = (Resource(name=name, types=tuple(ids), exact=True) for name, ids in types.items())
         return tuple(sorted(resources, key=lambda resource: resource.name)), tuple(problems)
-
-
-def underscored(name: str) -> str:
-    """A type's name as resources are called after it: ``GRID T4-1Q`` becomes ``GRID_T4-1Q``."""
-    return name.replace(" ", "_")
-
-
-def matches(pattern: str, entry: ParentType) -> bool:
-    """Whether a pattern means this type, by ID or by name; spaces and underscores are the same."""
-    wanted = underscored(pattern)
-    return fnmatchcase(underscored(entry.id), wanted) or (
-        bool(entry.name) and fnmatchcase(underscored(entry.name), wanted)
-    )
 
 
 def name_problem(name: str) -> str | None:
@@ -143,11 +159,3 @@ def name_problem(name: str) -> str | None:
             "with a letter or digit at both ends"
         )
     return None if problem is None else f"the resource name {name!r} {problem}"
-
-
-def _matches_any(patterns: Iterable[str], entry: ParentType) -> bool:
-    return any(matches(pattern, entry) for pattern in patterns)
-
-
-def _any_glob(patterns: Iterable[str], *values: str) -> bool:
-    return any(fnmatchcase(value, pattern) for pattern in patterns for value in values)

@@ -44,6 +44,14 @@ class Metrics:
         """What is advertised, by resource. Replaced as a whole: scrapes read it in a thread."""
         self.allocations = self._counter("allocations", "Allocate calls answered.", "resource", "result")
         self.allocation_seconds = self._histogram("allocation", "Time to answer an Allocate call.")
+        self.created = self._counter(
+            "devices_created", "Devices made, by the type that they became.", "resource", "type"
+        )
+        self.predictions = self._counter(
+            "count_predictions",
+            "Counts of a type foretold by what was learned of its card, by whether the kernel agreed.",
+            "result",
+        )
         self.starts = self._counter(
             "container_starts", "PreStartContainer calls answered.", "resource", "result"
         )
@@ -63,7 +71,7 @@ class Metrics:
         )
         self.scan_seconds = self._histogram("scan", "Time to read the types and devices of one card.")
         self.faults = self._counter("faults", "Things in sysfs that had to be left out.", "kind")
-        for counter in (self.reclaims, self.registrations):
+        for counter in (self.reclaims, self.registrations, self.predictions):
             for each in RESULTS:
                 counter.labels(result=each)
         for reason in HeldBack:

@@ -14,7 +14,8 @@ from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity, max_instances
 from deviceplugin.inventory.offer import offer
 from deviceplugin.inventory.placement import seated, seats
-from deviceplugin.inventory.resources import ParentSelector, Placement, Resource
+from deviceplugin.inventory.resources import Placement, Resource
+from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.inventory.slots import SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
 from deviceplugin.simulator.node import state as kernel

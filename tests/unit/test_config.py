@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from deviceplugin import config
 from deviceplugin.errors import ConfigError
-from deviceplugin.inventory.resources import Discovery, ParentSelector, Placement, Resource
+from deviceplugin.inventory.resources import Discovery, Placement, Resource
+from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.settings import Config, ReclaimSettings
 
 FROM_THE_DESIGN = """

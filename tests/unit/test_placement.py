@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from deviceplugin.inventory.placement import seated, seats
-from deviceplugin.inventory.resources import ParentSelector, Placement, Resource
+from deviceplugin.inventory.resources import Placement, Resource
+from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
 
 

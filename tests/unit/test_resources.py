@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.inventory.resources import Discovery, ParentSelector, Resource, matches, name_problem
+from deviceplugin.inventory.resources import Discovery, Resource, name_problem
+from deviceplugin.inventory.selectors import ParentSelector, matches
 from deviceplugin.inventory.snapshot import Parent, ParentType, PciId, Snapshot
 
 
