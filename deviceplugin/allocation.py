@@ -243,8 +243,8 @@ class Allocation:
         if held:
             self._on_occupied(uuid)
             raise AllocationError(
-                f"{resource.name}: the device {uuid}, which was made by somebody else, is in use by something "
-                "that is no pod, or by a VM that outlived its pod"
+                f"{resource.name}: the device {uuid}, which was made by somebody else, is in use by "
+                "something that is no pod, or by a VM that outlived its pod"
             )
         log.info("device of somebody else's handed out", extra=about(resource, device))
         return device

@@ -281,21 +281,11 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
         yield ("discovery", "domain"), problem
     seen: set[str] = set()
     for position, section in enumerate(file.resources):
-        if problem := name_problem(section.name):
-            yield ("resources", position, "name"), problem
         if section.name in seen:
             yield ("resources", position, "name"), f"the resource {section.name!r} is there twice"
         seen.add(section.name)
-        for place, uuid in enumerate(section.adoptExisting.uuids if section.adoptExisting else ()):
-            where = ("resources", position, "adoptExisting", "uuids", place)
-            if not slots.is_uuid(uuid.lower()):
-                yield where, f"{uuid!r} is not a UUID as in '0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0'"
-            elif slots.is_ours(uuid.lower()):
-                yield where, f"{uuid!r} bears this plugin's own mark: such devices are its own already"
-        for place, (attribute, value) in enumerate(section.ordered()):
-            if problem := _attribute_problem(attribute, value):
-                step = attribute if isinstance(section.attributes, dict) else place
-                yield ("resources", position, "attributes", step), problem
+        for where, problem in _resource_problems(section):
+            yield ("resources", position, *where), problem
     if file.handover.cdi:
         yield ("handover", "cdi"), "CDI is not supported: only false is allowed"
     for key, text, least in (
@@ -307,6 +297,21 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
                 ("reclaim", key),
                 f"{text!r} is not a duration of at least {least:g} s; write it as in '10s', '500ms' or '1m'",
             )
+
+
+def _resource_problems(section: ResourceSection) -> Iterator[tuple[Steps, str]]:
+    if problem := name_problem(section.name):
+        yield ("name",), problem
+    for place, uuid in enumerate(section.adoptExisting.uuids if section.adoptExisting else ()):
+        where = ("adoptExisting", "uuids", place)
+        if not slots.is_uuid(uuid.lower()):
+            yield where, f"{uuid!r} is not a UUID as in '0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0'"
+        elif slots.is_ours(uuid.lower()):
+            yield where, f"{uuid!r} bears this plugin's own mark: such devices are its own already"
+    for place, (attribute, value) in enumerate(section.ordered()):
+        if problem := _attribute_problem(attribute, value):
+            step = attribute if isinstance(section.attributes, dict) else place
+            yield ("attributes", step), problem
 
 
 def _attribute_problem(attribute: str, value: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Making devices: where they are best placed, on parents that take them, ready to be handed over or not at all."""
+"""Making devices: where they are best placed, on parents that take them, ready to be handed over."""
 
 from __future__ import annotations
 
@@ -252,7 +252,8 @@ class Maker:
         if not choices:
             return f"{asked}: no parent on this node offers {' or '.join(resource.types)} now"
         if number > 1 and not resource.mixed and len(choices) > 1:
-            return f"{asked}: of none of {', '.join(choices)} do {number} fit, and 'mixed: false' forbids several"
+            types = ", ".join(choices)
+            return f"{asked}: of none of {types} do {number} fit, and 'mixed: false' forbids several"
         quota = f" or has its {resource.max_per_card} of them" if resource.max_per_card is not None else ""
         return f"{asked}: every parent that offers {' or '.join(choices)} is full{quota}"
 

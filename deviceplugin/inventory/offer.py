@@ -15,7 +15,6 @@ from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import MAX_SLOTS, SlotId
 
-
 _NONE: Mapping[str, int | None] = MappingProxyType({})
 
 

@@ -4,8 +4,8 @@ All of a request's devices are placed at once, since what is best for the first 
 one type for all before several, one card under ``pack``, as many as there are under ``spread``. A plan is
 only that. The kernel decides, and where it refuses another plan is made without that place.
 
-What is surely there is planned with first; when it does not suffice, with all that the kernel says, which may be
-more than can be had.
+What is surely there is planned with first; when that does not suffice, with all that the kernel says, which
+may be more than can be had.
 """
 
 from __future__ import annotations
@@ -188,11 +188,11 @@ class _Planner:
         held, here = card.load.total(), sum(card.imagined.values())
         if self._resource.placement is Placement.SPREAD:
             return (here, held, -room)
-        # The card that holds all that is wanted, or most of it; what the request has begun; the least harm.
-        return (-min(room, wanted), not here, self._harm(card, type_id), -card.load[type_id], -held, room)
+        # What the request has begun to fill; the card that holds most of what it wants; the least harm.
+        return (not here, -min(room, wanted), self._harm(card, type_id), -card.load[type_id], -held, room)
 
     def _harm(self, card: Card, type_id: str) -> Fraction:
-        """What a device would take from the card's other types, in parts of what they had; 0 while unknown."""
+        """What a device would take from a card's other types, as a part of the whole; 0 while unknown."""
         knowledge = self._capacity.knowledge
         if card.divided or not knowledge.knows(card, type_id):
             return Fraction(0)

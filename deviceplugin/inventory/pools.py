@@ -1,12 +1,12 @@
 """What the devices of a card take from each other, learned from the counts that the kernel gives.
 
 Types draw on something common at different rates, or exclude each other, and every driver has a rule of its
-own that nothing in sysfs tells. But each settled state of a card says something of it: with one ``mbochs-large``
-more, ``mbochs-small`` fell from 64 to 48, so the first takes 16 of the second.
+own that nothing in sysfs tells. But each settled state of a card says something of it: with one
+``mbochs-large`` more, ``mbochs-small`` fell from 64 to 48, so the first takes 16 of the second.
 
-The model is simple on purpose: one device of T takes a fixed number r of U's, whatever else is there, and what
-the kernel counts is rounded down and never less than nothing. With that, pools, shared instance counts and
-cards that carry one type at a time are the same thing, the last being an r that leaves nothing. A driver
+The model is simple on purpose: one device of T takes a fixed number r of U's, whatever else is there, and
+what the kernel counts is rounded down and never less than nothing. With that, pools, shared instance counts
+and cards that carry one type at a time are the same thing, the last being an r that leaves nothing. A driver
 that counts otherwise (GVT-g takes the least of three pools) is followed as well as the model can, and the
 difference shows as wrong predictions.
 
@@ -37,7 +37,7 @@ Pair = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How many devices of one type a device of another takes the place of: more than ``low``, less than ``high``."""
+    """How many devices of a type one of another takes the place of: more than ``low``, less than ``high``."""
 
     low: Fraction = Fraction(-1)
     high: Fraction | None = None
@@ -68,8 +68,8 @@ class Surprise:
     def __str__(self) -> str:
         load = ", ".join(f"{number} {type_id}" for type_id, number in self.carried) or "nothing"
         return (
-            f"{self.card} ({self.driver}) carries {load}: {self.expected} more {self.type} were expected to fit, "
-            f"and the kernel says {self.found}; what is known of its types is learned anew"
+            f"{self.card} ({self.driver}) carries {load}: {self.expected} more {self.type} were expected to "
+            f"fit, and the kernel says {self.found}; what is known of its types is learned anew"
         )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from deviceplugin.advertising import Advertising
+from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.offer import Offer
 from deviceplugin.inventory.resources import DEFAULT_CAP
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
 from deviceplugin.settings import Config
 
 
-def node(count: int, type_id: str = "passthrough") -> Snapshot:
+def node(count: int, type_id: str = "passthrough") -> Capacity:
     kinds = (ParentType(type_id, "", "vfio-ap", "", count),)
-    return Snapshot((Parent("matrix", "matrix", "vfio_ap", None, None, kinds, ()),))
+    return Capacity(Snapshot((Parent("matrix", "matrix", "vfio_ap", None, None, kinds, ()),)))
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_a_resource_whose_type_left_is_still_advertised_and_can_be_had_no_more(
     advertising: Advertising, published: dict[str, Offer]
 ) -> None:
     advertising.update(node(2), pulled=(), stuck=())
-    advertising.update(Snapshot(), pulled=(), stuck=())
+    advertising.update(Capacity(Snapshot()), pulled=(), stuck=())
     offer = published["vfio.dev/passthrough"]
     assert (len(offer.slots), offer.healthy) == (2, 0)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity, max_instances
 from deviceplugin.inventory.offer import offer
-from deviceplugin.inventory.placement import seated, seats
+from deviceplugin.inventory.placement import Wish, plan
 from deviceplugin.inventory.resources import Placement, Resource
 from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.inventory.slots import SlotId
@@ -163,41 +163,33 @@ def test_no_numa_node_offers_more_than_can_be_made_on_it(moment: Moment) -> None
     assert counted <= can_be_made
 
 
+def had(moment: Moment, state: State, wanted: list[SlotId]) -> tuple[State, bool] | None:
+    """The state after one Allocate of all of them, made as ``making`` does, and whether each is on its NUMA
+    node; None if it fails."""
+    aligned, refused = True, set[tuple[str, str]]()
+    while wanted:
+        wish = Wish(resource=moment.resource, numa_nodes=tuple(slot.numa_node for slot in wanted))
+        seats = plan(Capacity(shown(moment.node, state)), wish, refused=refused)
+        if not seats:
+            return None
+        for seat in seats:
+            after = make(moment.node, state, seat.parent, seat.type, str(wanted[0]))
+            if after is None:
+                refused.add((seat.parent, seat.type))
+                break
+            state, wanted, aligned = after, wanted[1:], aligned and seat.aligned
+    return state, aligned
+
+
 @given(moments())
 @settings(max_examples=300, deadline=None)
-def test_all_that_is_offered_can_be_had_one_by_one(moment: Moment) -> None:
+def test_all_that_is_offered_can_be_had_one_by_one_on_its_numa_node(moment: Moment) -> None:
     state = moment.state
     for slot in healthy_free(moment):
-        ranked = seats(shown(moment.node, state), moment.resource, slot.numa_node)
-        after = next(
-            (
-                made
-                for seat in ranked
-                if (made := make(moment.node, state, seat.parent, seat.type, str(slot)))
-            ),
-            None,
-        )
+        after = had(moment, state, [slot])
         assert after is not None, f"{slot} was Healthy, and no parent takes it"
-        state = after
-
-
-def had_at_once(moment: Moment, wanted: list[SlotId]) -> State | None:
-    """The state after one Allocate of all of them, made as ``Allocation`` does; None if it fails."""
-    state, expected = moment.state, moment.snapshot
-    for position, slot in enumerate(wanted):
-        for look in (expected, None):
-            around = shown(moment.node, state) if look is None else look
-            for seat in seats(around, moment.resource, slot.numa_node, wanted=len(wanted) - position):
-                after = make(moment.node, state, seat.parent, seat.type, str(slot))
-                if after is not None:
-                    break
-            else:
-                continue
-            state, expected = after, seated(around, seat, str(slot))
-            break
-        else:
-            return None
-    return state
+        state, aligned = after
+        assert aligned, f"{slot} was offered for room on its NUMA node, and is made elsewhere"
 
 
 def steal() -> Moment:
@@ -230,20 +222,8 @@ def steal() -> Moment:
 @settings(max_examples=300, deadline=None)
 def test_all_that_is_offered_can_be_had_in_one_request(moment: Moment) -> None:
     wanted = healthy_free(moment)
-    assert had_at_once(moment, wanted) is not None, f"{len(wanted)} were Healthy, and can't be had together"
-
-
-@given(moments())
-@settings(max_examples=200, deadline=None)
-def test_a_slot_gets_a_place_on_its_numa_node_where_it_was_offered_for_room_there(moment: Moment) -> None:
-    state = moment.state
-    for slot in healthy_free(moment):
-        for seat in seats(shown(moment.node, state), moment.resource, slot.numa_node):
-            after = make(moment.node, state, seat.parent, seat.type, str(slot))
-            if after is not None:
-                assert seat.aligned, f"a slot of NUMA node {slot.numa_node} is made on {seat.parent}"
-                state = after
-                break
+    after = had(moment, moment.state, wanted)
+    assert after is not None, f"{len(wanted)} were Healthy, and can't be had together"
 
 
 @given(moments(), st.integers(0, 5))
@@ -251,11 +231,9 @@ def test_a_slot_gets_a_place_on_its_numa_node_where_it_was_offered_for_room_ther
 def test_what_a_resource_made_stays_healthy(moment: Moment, number: int) -> None:
     state = moment.state
     for slot in healthy_free(moment)[:number]:
-        for seat in seats(shown(moment.node, state), moment.resource, slot.numa_node):
-            after = make(moment.node, state, seat.parent, seat.type, str(slot))
-            if after is not None:
-                state = after
-                break
+        after = had(moment, state, [slot])
+        assert after is not None
+        state = after[0]
     later = replace(moment, state=state)
     now = offer(Capacity(later.snapshot), later.resource, node_name=NODE)
     made = {uuid for uuid in state.devices if slots.is_ours(uuid)}
@@ -295,23 +273,29 @@ def a2(in_use: int, *, described: bool = True, vfs: int = 16) -> Snapshot:
     return Snapshot(tuple(parents))
 
 
+def room(snapshot: Snapshot, type_id: str) -> int:
+    """What the node's only card surely takes of a type."""
+    capacity = Capacity(snapshot)
+    (card,) = capacity.cards
+    return capacity.room(card, type_id)
+
+
 @pytest.mark.parametrize("in_use", [1, 2, 3, 4])
 def test_the_virtual_functions_of_an_a2_do_not_add_up(in_use: int) -> None:
-    capacity = Capacity(a2(in_use))
-    rooms = {number: capacity.room("0000:41:00.0-pf", f"nvidia-{number}") for number in range(742, 757)}
+    rooms = {number: room(a2(in_use), f"nvidia-{number}") for number in range(742, 757)}
     assert rooms == {number: 4 - in_use if number in {746, 751, 754} else 0 for number in range(742, 757)}
 
 
 def test_of_an_a2_that_does_not_say_how_many_fit_one_more_is_offered() -> None:
-    assert Capacity(a2(1, described=False)).room("0000:41:00.0-pf", "nvidia-746") == 1
+    assert room(a2(1, described=False), "nvidia-746") == 1
 
 
 def test_a_card_has_no_more_room_than_virtual_functions_that_say_so() -> None:
-    assert Capacity(a2(1, vfs=3)).room("0000:41:00.0-pf", "nvidia-746") == 2
+    assert room(a2(1, vfs=3), "nvidia-746") == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "type_id", "room"),
+    ("name", "type_id", "fits"),
     [
         ("samples", "mtty-1", 24),
         ("samples", "mtty-2", 12),
@@ -326,9 +310,9 @@ def test_a_card_has_no_more_room_than_virtual_functions_that_say_so() -> None:
         ("s390", "vfio_ap-passthrough", 65536),
     ],
 )
-def test_an_empty_node_has_the_room_of_its_data_sheet(name: str, type_id: str, room: int) -> None:
+def test_an_empty_node_has_the_room_of_its_data_sheet(name: str, type_id: str, fits: int) -> None:
     capacity = Capacity(shown(load(name), State()))
-    assert sum(capacity.of(Resource(name="a/b", types=(type_id,))).values()) == room
+    assert sum(capacity.of(Resource(name="a/b", types=(type_id,))).values()) == fits
 
 
 @pytest.mark.parametrize(
@@ -356,7 +340,7 @@ def test_a_type_that_no_parent_has_limits_nothing() -> None:
 
 
 def test_a_card_that_gave_some_types_room_away_has_none_of_a_type_it_never_had() -> None:
-    assert Capacity(a2(0)).room("0000:41:00.0-pf", "nvidia-1") == 0
+    assert room(a2(0), "nvidia-1") == 0
 
 
 def test_a_resource_bound_to_some_virtual_functions_has_the_room_of_these() -> None:

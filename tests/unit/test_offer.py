@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,9 +36,18 @@ def offered(
     held: tuple[str, ...] = (),
     pulled: tuple[str, ...] = (),
     stuck: tuple[str, ...] = (),
+    adopted: Mapping[str, int | None] | None = None,
 ) -> Offer:
-    capacity = Capacity(Snapshot(parents))
-    return offer(capacity, resource, node_name=NODE, listed=listed, held=held, pulled=pulled, stuck=stuck)
+    return offer(
+        Capacity(Snapshot(parents)),
+        resource,
+        node_name=NODE,
+        listed=listed,
+        held=held,
+        pulled=pulled,
+        stuck=stuck,
+        adopted=adopted or {},
+    )
 
 
 def healthy(made: Offer) -> list[str]:
@@ -85,8 +96,41 @@ def test_a_slot_that_the_kubelet_names_is_listed_though_there_is_no_room() -> No
 
 def test_slots_of_other_resources_and_nodes_are_not_listed() -> None:
     foreign = (slot(0, resource="vfio.dev/other"), "00000000-0000-4000-8000-000000000000", "nonsense", "")
-    made = offered(parent(1, foreign[0], foreign[1]), listed=foreign[1:], held=foreign[1:])
+    made = offered(parent(1, foreign[0], foreign[1]), listed=foreign[2:], held=foreign[2:])
     assert [entry.id for entry in made.slots] == [slot(0)]
+
+
+THEIRS = "00000000-0000-4000-8000-000000000000"
+
+
+def test_what_somebody_else_made_and_the_kubelet_holds_stays_listed_and_is_given_to_nobody_else() -> None:
+    made = offered(parent(0, THEIRS), held=(THEIRS,))
+    assert [(entry.id, entry.healthy) for entry in made.slots] == [(THEIRS, False)]
+
+
+def test_an_adopted_device_is_a_slot_under_its_own_uuid() -> None:
+    made = offered(parent(1, THEIRS, numa=1), adopted={THEIRS: 1})
+    assert [(entry.id, entry.healthy, entry.numa_node) for entry in made.slots] == [
+        (slot(0, 1), True, 1),
+        (THEIRS, True, 1),
+    ]
+
+
+def test_an_adopted_device_that_went_or_is_in_use_is_unhealthy_and_stays_listed() -> None:
+    assert not healthy(offered(adopted={THEIRS: None}, listed=(THEIRS,)))
+    made = offered(parent(0, THEIRS), adopted={THEIRS: None}, stuck=(THEIRS,))
+    assert [(entry.id, entry.healthy) for entry in made.slots] == [(THEIRS, False)]
+
+
+def test_a_quota_bounds_what_is_made_and_not_what_is_adopted() -> None:
+    quota = Resource(name=SERIAL.name, types=("serial",), max=0)
+    assert healthy(offered(parent(9, THEIRS), resource=quota, adopted={THEIRS: None})) == [THEIRS]
+
+
+def test_a_quota_per_card_counts_what_each_card_carries_of_the_resource() -> None:
+    quota = Resource(name=SERIAL.name, types=("serial",), max_per_card=2)
+    made = offered(parent(9, slot(0, 0), THEIRS, numa=0), parent(9, numa=1), resource=quota)
+    assert healthy(made) == [slot(0, 0), slot(1, 0), slot(0, 1), slot(1, 1)]
 
 
 def test_what_the_kubelet_holds_of_the_resource_stays_under_whatever_node_name_it_was_made() -> None:
