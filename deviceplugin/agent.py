@@ -26,7 +26,7 @@ from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.offer import Offer
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
+from deviceplugin.inventory.snapshot import Device, Snapshot
 from deviceplugin.kubelet.memory import KubeletMemory
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import remove_stale_sockets, watch
@@ -203,17 +203,19 @@ class Agent:
             self._pods.ask_soon()
         self._advertise(after)
 
-    def _settled(self, address: str, parents: tuple[Parent, ...]) -> None:
-        """Learn from what a card is like."""
-        lesson = self._knowledge.learn(Card(address, parents))
-        self.metrics.predictions.labels(result=result(True)).inc(lesson.confirmed)
-        for surprise in lesson.surprises:
-            self.metrics.predictions.labels(result=result(False)).inc()
-            if (surprise.driver, surprise.type) not in self._surprised:
-                self._surprised.add((surprise.driver, surprise.type))
-                log.info("%s", surprise, extra={"parent": surprise.card, "type": surprise.type})
-        if lesson.knowledge is not self._knowledge:
+    def _settled(self, cards: Sequence[Card]) -> None:
+        """Learn from what cards are like."""
+        before = self._knowledge
+        for card in cards:
+            lesson = self._knowledge.learn(card)
             self._knowledge = lesson.knowledge
+            self.metrics.predictions.labels(result=result(True)).inc(lesson.confirmed)
+            self.metrics.predictions.labels(result=result(False)).inc(len(lesson.surprises))
+            for surprise in lesson.surprises:
+                if (surprise.driver, surprise.type) not in self._surprised:
+                    self._surprised.add((surprise.driver, surprise.type))
+                    log.info("%s", surprise, extra={"parent": surprise.card, "type": surprise.type})
+        if self._knowledge is not before:
             self._advertise(self._node.snapshot)
 
     def _occupied(self, uuid: str) -> None:

@@ -21,6 +21,7 @@ from deviceplugin.errors import HostError
 from deviceplugin.host import mdev, vfio
 from deviceplugin.host.kernel import Kernel, UeventsLost
 from deviceplugin.host.threads import in_thread
+from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Node:
         on_change: called after every change of the snapshot with the old and the new one.
         on_fault: called for each fault when it is first seen.
         on_scan: called with the seconds that it took to read a card.
-        on_settled: called with the parents of a card of which two looks in succession showed the same.
+        on_settled: called with the cards of which two looks in succession showed the same.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Node:
         on_change: Callable[[Snapshot, Snapshot], None] = lambda _old, _new: None,
         on_fault: Callable[[mdev.Fault], None] = lambda _fault: None,
         on_scan: Callable[[float], None] = lambda _seconds: None,
-        on_settled: Callable[[str, tuple[Parent, ...]], None] = lambda _card, _parents: None,
+        on_settled: Callable[[Sequence[Card]], None] = lambda _cards: None,
     ) -> None:
         self.kernel = kernel
         self.snapshot = Snapshot()
@@ -159,12 +160,12 @@ class Node:
             if self._seen.get(look.card, self._seen_all) < look.began:
                 self._seen[look.card] = look.began
                 if look.parents and known.get(look.card) == look.parents:
-                    settled.append(look)
+                    settled.append(Card(look.card, look.parents))
                 known[look.card] = look.parents
         every = sorted(itertools.chain(*known.values()), key=lambda parent: parent.address)
         self._store(Snapshot(tuple(every)))
-        for look in settled:
-            self.on_settled(look.card, look.parents)
+        if settled:
+            self.on_settled(settled)
 
     def look_again(self, *cards: str) -> None:
         """Ask for another look at some cards, or at everything if none is named, soon.

@@ -32,7 +32,7 @@ class Capacity:
     def __init__(self, snapshot: Snapshot, knowledge: Knowledge = _NOTHING_LEARNED) -> None:
         self.snapshot = snapshot
         self.knowledge = knowledge
-        self._rooms: dict[tuple[str, str], int] = {}
+        self._rooms: dict[tuple[str, str, Allows], int] = {}
 
     @cached_property
     def cards(self) -> tuple[Card, ...]:
@@ -41,10 +41,10 @@ class Capacity:
 
     def room(self, card: Card, type_id: str, allows: Allows = anywhere) -> int:
         """How many more devices of a type a card surely takes on the parents that may be used."""
-        if card.imagined or allows is not anywhere:
+        if card.imagined:
             return self._room(card, type_id, allows)
-        # Every resource asks for the same: what is so of the card itself is worked out once.
-        key = (card.address, type_id)
+        # Many ask for the same: what is so of the card as it is is worked out once.
+        key = (card.address, type_id, allows)
         if key not in self._rooms:
             self._rooms[key] = self._room(card, type_id, allows)
         return self._rooms[key]

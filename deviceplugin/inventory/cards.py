@@ -36,6 +36,11 @@ class Card:
         return self.parents[0].numa_node
 
     @cached_property
+    def addresses(self) -> frozenset[str]:
+        """The addresses of its parents."""
+        return frozenset(parent.address for parent in self.parents)
+
+    @cached_property
     def divided(self) -> bool:
         """Whether its parents are virtual functions, each of which carries one device."""
         return any(parent.address != self.address for parent in self.parents)

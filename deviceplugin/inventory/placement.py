@@ -109,6 +109,7 @@ class _Planner:
         self._resource = wish.resource
         self._own = own
         self._refused = frozenset(refused)
+        self._refusing = {parent for parent, _ in self._refused}
         self._sure = sure
         self._steps = 0
 
@@ -151,7 +152,7 @@ class _Planner:
 
     def _seat(self, card: Card, type_id: str, numa_node: NumaNode, *, places: int) -> Seat:
         """A seat for a device on a card that was chosen among so many places."""
-        parent = card.offering(type_id, self._allows(type_id))[0]
+        parent = card.offering(type_id, self._allows(card, type_id))[0]
         aligned = parent.numa_node == numa_node
         return Seat(
             parent.address, card.address, type_id, aligned, self._reason(card, type_id, aligned, places)
@@ -205,7 +206,7 @@ class _Planner:
         return harm
 
     def _room(self, card: Card, type_id: str) -> int:
-        allows = self._allows(type_id)
+        allows = self._allows(card, type_id)
         if self._sure:
             room = self._capacity.room(card, type_id, allows)
         else:
@@ -215,9 +216,9 @@ class _Planner:
                 room = room if expected is None else min(room, expected)
         return min(room, self._resource.left_on(card, self._own))
 
-    def _allows(self, type_id: str) -> Allows:
+    def _allows(self, card: Card, type_id: str) -> Allows:
         allows = self._resource.allows
-        if not self._refused:
+        if self._refusing.isdisjoint(card.addresses):
             return allows
 
         def still(parent: Parent) -> bool:

@@ -50,6 +50,11 @@ class Rate:
         high = min(highs, default=None)
         return Rate(low, high) if high is None or low < high else None
 
+    def inverse(self) -> Rate:
+        """How much the other type then takes of this one, if both draw on one pool."""
+        low = Fraction(-1) if self.high is None else 1 / self.high
+        return Rate(low, 1 / self.low if self.low > 0 else None)
+
     def allows(self, value: Fraction) -> bool:
         return self.low < value and (self.high is None or value < self.high)
 
@@ -225,6 +230,9 @@ class Knowledge:
         full, whole = empty.get(made, 0), empty.get(taken, 0)
         if full and whole and rate.allows(Fraction(whole, full)):
             return Fraction(whole, full)  # As of one pool that both fill.
+        back = self.rates.get((card.driver, taken, made))
+        if back is not None and (both := rate.narrowed(back.inverse())) is not None:
+            rate = both  # Of one pool each takes of the other as much as the other way round.
         if rate.high is None:
             return max(rate.low + 1, Fraction(whole))  # It leaves nothing.
         return _simplest(rate.low, rate.high)
