@@ -224,7 +224,7 @@ class Agent:
             self._reclaimed()
 
     def _made(self, resource: Resource, device: Device) -> None:
-        self.metrics.created.labels(resource=resource.name, type=device.type).inc()
+        self.metrics.made.labels(resource=resource.name, type=device.type).inc()
 
     def _advertise(self, snapshot: Snapshot) -> None:
         """Have every resource advertise what the node can do now."""
@@ -241,7 +241,8 @@ class Agent:
     def _endpoint(self, resource: str) -> Endpoint:
         """The resource's endpoint; a new one is started."""
         if resource not in self._endpoints:
-            self.metrics.add_resource(resource)
+            types = self._advertising.resource(resource).choices(self._node.snapshot)
+            self.metrics.add_resource(resource, types)
             self._endpoints[resource] = Endpoint(
                 resource,
                 self,

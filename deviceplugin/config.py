@@ -109,12 +109,11 @@ class ParentsSection(ParentFilterSection):
     """Which parents may carry a resource's devices."""
 
     exclude: Annotated[
-        ParentFilterSection | None, msgspec.Meta(description="Parents that may not, of those that could.")
-    ] = None
+        ParentFilterSection, msgspec.Meta(description="Parents that may not, of those that could.")
+    ] = msgspec.field(default_factory=ParentFilterSection)
 
     def selector(self) -> ParentSelector:
-        exclude = ParentFilter(**self.exclude.fields()) if self.exclude is not None else None
-        return ParentSelector(**self.fields(), exclude=exclude)
+        return ParentSelector(**self.fields(), exclude=ParentFilter(**self.exclude.fields()))
 
 
 class AdoptSection(_Strict):

@@ -48,6 +48,7 @@ class Maker:
         self._belongs = belongs
         self._on_made = on_made
         self._late: dict[str, Seat] = {}
+        self._removals: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     def is_late(self, uuid: str) -> Seat | None:
@@ -88,7 +89,7 @@ class Maker:
             # What came first may stand in the way: from the start again, without the places that refused.
             given_back = [uuid for uuid in order.done if uuid in made]
             await self.undo(given_back)
-            if all(self._node.has(uuid) is False for uuid in given_back):
+            if not any(map(self._node.has, given_back)):
                 for uuid in given_back:
                     made.remove(uuid)
                 order.done.clear()
@@ -173,14 +174,30 @@ class Maker:
         """Remove what a failed request has made. What can't be removed now is left to the reclaim."""
         self._ledger.used(made)
         for uuid in made:
-            try:
-                await self._node.remove_unused(uuid)
-            except HostError as error:
-                # It bears the mark and no pod has it: the reclaim will get it.
-                log.warning("device of a failed request stays for now: %s", error, extra={"device": uuid})
-            else:
-                self._ledger.gone([uuid])
-                log.info("device of a failed request removed", extra={"device": uuid})
+            # Whoever gives up waiting for a driver, and then undoes again, waits for the same removal.
+            task = self._removals.get(uuid)
+            if task is None:
+                task = asyncio.create_task(self._undo(uuid), name=f"undo {uuid}")
+                self._removals[uuid] = task
+                self._keep(task)
+            await asyncio.shield(task)
+
+    async def _undo(self, uuid: str) -> None:
+        try:
+            await self._node.remove_unused(uuid)
+        except HostError as error:
+            # It bears the mark and no pod has it: the reclaim will get it.
+            log.warning("device of a failed request stays for now: %s", error, extra={"device": uuid})
+        else:
+            self._ledger.gone([uuid])
+            log.info("device of a failed request removed", extra={"device": uuid})
+        finally:
+            del self._removals[uuid]
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """Hold on to a task that nobody may be waiting for."""
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _create_anew(self, resource: Resource, seat: Seat, uuid: str, *, keep: bool) -> Device:
         """Have the kernel make it; one that is there, though nobody knew, is removed under a claim first."""
@@ -202,8 +219,7 @@ class Maker:
         except asyncio.CancelledError:
             self._late[uuid] = seat
             cleanup = asyncio.create_task(self._end_late(task, uuid, keep=keep), name=f"late {uuid}")
-            self._background.add(cleanup)
-            cleanup.add_done_callback(self._background.discard)
+            self._keep(cleanup)
             raise
         self._node.look_again(seat.card)
         return device

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
@@ -58,15 +58,15 @@ _SPELLED = {"numa_nodes": "numaNodes"}
 class ParentSelector(ParentFilter):
     """Which parents may carry a resource's devices."""
 
-    exclude: ParentFilter | None = None
-    """Those that match it may not."""
+    exclude: ParentFilter = field(default_factory=ParentFilter)
+    """Those that match it may not; an empty one excludes nothing."""
 
     def allows(self, parent: Parent) -> bool:
-        return self.matches(parent) and not (self.exclude is not None and self.exclude.matches(parent))
+        return self.matches(parent) and (self.exclude.empty or not self.exclude.matches(parent))
 
     @property
     def allows_all(self) -> bool:
-        return self.empty and self.exclude is None
+        return self.empty and self.exclude.empty
 
     def finds_nothing(self, snapshot: Snapshot) -> Iterator[str]:
         """A clause for each pattern that means nothing on this node."""
@@ -74,7 +74,7 @@ class ParentSelector(ParentFilter):
             addresses=self.addresses, drivers=self.drivers, numa_nodes=self.numa_nodes, pci=self.pci
         )
         for where, selector in (("parents", own), ("parents.exclude", self.exclude)):
-            for key, pattern in selector.unmatched(snapshot) if selector is not None else ():
+            for key, pattern in selector.unmatched(snapshot):
                 yield f"no parent here matches its {where}.{key}: {pattern}"
 
 

@@ -44,8 +44,8 @@ class Metrics:
         """What is advertised, by resource. Replaced as a whole: scrapes read it in a thread."""
         self.allocations = self._counter("allocations", "Allocate calls answered.", "resource", "result")
         self.allocation_seconds = self._histogram("allocation", "Time to answer an Allocate call.")
-        self.created = self._counter(
-            "devices_created", "Devices made, by the type that they became.", "resource", "type"
+        self.made = self._counter(
+            "devices_made", "Devices made, by the type that they became.", "resource", "type"
         )
         self.predictions = self._counter(
             "count_predictions",
@@ -82,9 +82,11 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.registry.register(_State(self, held_back))
 
-    def add_resource(self, resource: str) -> None:
-        """Begin a resource's series, at zero."""
+    def add_resource(self, resource: str, types: Iterable[str] = ()) -> None:
+        """Begin the series of a resource and of the types that it may become, at zero."""
         self.connected.labels(resource=resource)
+        for type_id in types:
+            self.made.labels(resource=resource, type=type_id)
         for each in RESULTS:
             self.allocations.labels(resource=resource, result=each)
             self.starts.labels(resource=resource, result=each)

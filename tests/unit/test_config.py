@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from deviceplugin import config
 from deviceplugin.errors import ConfigError
-from deviceplugin.inventory.resources import Discovery, Placement, Resource
-from deviceplugin.inventory.selectors import ParentSelector
+from deviceplugin.inventory.resources import Adoption, Discovery, Placement, Resource
+from deviceplugin.inventory.selectors import ParentFilter, ParentSelector
 from deviceplugin.settings import Config, ReclaimSettings
 
 FROM_THE_DESIGN = """
@@ -81,17 +81,59 @@ def test_selectors_and_names_arrive_where_they_belong(tmp_path: Path) -> None:
         "discovery: {name: name, domain: example.org, exclude: ['*C']}\n"
         "resources:\n"
         "- name: a/b\n"
-        "  types: ['*Q']\n  placement: spread\n  max: null\n"
-        "  parents: {addresses: ['0000:3b:*'], drivers: [nvidia], numaNodes: [0, 1]}\n"
+        "  types: ['*Q']\n  placement: spread\n  max: null\n  maxPerCard: 3\n  mixed: false\n"
+        "  parents:\n    addresses: ['0000:3b:*']\n    drivers: [nvidia]\n"
+        "    numaNodes: [0, 1]\n    pci: ['10de:*']\n"
+        "    exclude: {addresses: ['0000:3b:00.4'], pci: ['10de:25b6']}\n"
         "  attributes: {second: '2', first: '1'}\n",
     )
     assert loaded.discovery == Discovery(domain="example.org", by_name=True, exclude=("*C",))
     (resource,) = loaded.resources
     assert resource.parents == ParentSelector(
-        addresses=("0000:3b:*",), drivers=("nvidia",), numa_nodes=(0, 1)
+        addresses=("0000:3b:*",),
+        drivers=("nvidia",),
+        numa_nodes=(0, 1),
+        pci=("10de:*",),
+        exclude=ParentFilter(addresses=("0000:3b:00.4",), pci=("10de:25b6",)),
     )
     assert (resource.placement, resource.max) == (Placement.SPREAD, None)
+    assert (resource.max_per_card, resource.mixed, resource.adopts) == (3, False, None)
     assert resource.attributes == (("second", "2"), ("first", "1"))
+
+
+@pytest.mark.parametrize(
+    ("uuid", "said"),
+    [
+        ("nonsense", "'nonsense' is not a UUID"),
+        ("6D646576-aa02-8002-8000-6fde7755db27", "bears this plugin's own mark"),
+    ],
+)
+def test_a_uuid_that_nobody_else_can_have_made_is_refused(tmp_path: Path, uuid: str, said: str) -> None:
+    text = f"version: v1\nresources:\n- name: a/b\n  types: [c]\n  adoptExisting:\n    uuids:\n    - {uuid}\n"
+    with pytest.raises(ConfigError, match=rf"config.yaml:7: .*{said}"):
+        load(tmp_path, text)
+
+
+def test_what_is_adopted_is_told_by_type_parent_and_uuid(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        "version: v1\n"
+        "resources:\n"
+        "- {name: a/all, types: ['*'], adoptExisting: {}}\n"
+        "- name: a/some\n"
+        "  types: ['*']\n"
+        "  adoptExisting:\n"
+        "    types: [vfio_ap-passthrough]\n"
+        "    parents: {drivers: [vfio_ap]}\n"
+        "    uuids: [0F1E2D3C-4B5A-6978-8796-A5B4C3D2E1F0]\n",
+    )
+    every, some = loaded.resources
+    assert every.adopts == Adoption()
+    assert some.adopts == Adoption(
+        types=("vfio_ap-passthrough",),
+        parents=ParentSelector(drivers=("vfio_ap",)),
+        uuids=frozenset({"0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"}),
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ EACH_PANEL = pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for pa
 def exported() -> dict[str, set[str]]:
     """The labels of each metric that an agent with a card and a resource says, by the metric's name."""
     metrics = Metrics()
-    metrics.add_resource("r")
+    metrics.add_resource("r", ["t"])
     kinds = (ParentType("t", "", "vfio-pci", "", 1),)
     metrics.snapshot = Snapshot((Parent("p", "c", "d", None, None, kinds, ()),))
     metrics.offers = {"r": Offer("r", (OfferedSlot("s", True, None),))}

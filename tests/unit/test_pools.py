@@ -27,7 +27,10 @@ GPU = "0000:00:02.0"
 def carrying(model: Model, address: str = "card", **carried: int) -> Card:
     """A card of a model with so many devices of each type, as the kernel shows it."""
     names = {kind.replace("-", "_"): kind for kind in model.offered}
-    load = Counter({names[name.replace("-", "_")]: number for name, number in carried.items()})
+    return shown(model, Counter({names[name]: number for name, number in carried.items()}), address)
+
+
+def shown(model: Model, load: Counter[str], address: str = "card") -> Card:
     types = tuple(
         ParentType(kind.id, "", "vfio-pci", "", kernel.room(model, kind, load))
         for kind in model.offered.values()
@@ -131,8 +134,7 @@ def walk(model: Model, *, steps: int, seed: int) -> list[Lesson]:
             carried[chance.choice(fitting)] += 1
         else:
             carried -= Counter([chance.choice(list(carried.elements()))])
-        card = carrying(model, **{kind: number for kind, number in carried.items() if number})
-        lessons.append(knowledge.learn(card))
+        lessons.append(knowledge.learn(shown(model, +carried)))
         knowledge = lessons[-1].knowledge
     return lessons
 

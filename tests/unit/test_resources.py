@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deviceplugin.inventory.resources import Discovery, Resource, name_problem
-from deviceplugin.inventory.selectors import ParentSelector, matches
+from deviceplugin.inventory.selectors import ParentFilter, ParentSelector, matches
 from deviceplugin.inventory.snapshot import Parent, ParentType, PciId, Snapshot
 
 
@@ -175,3 +175,68 @@ def test_a_resource_that_is_called_by_a_types_id_gives_out_that_type_and_no_othe
 
 def test_a_pci_id_reads_as_lspci_writes_it() -> None:
     assert str(PciId(0x10DE, 0x25B6)) == "10de:25b6"
+
+
+def named(name: str, type_id: str = "nvidia-230") -> ParentType:
+    return ParentType(type_id, name, "vfio-pci", "", 1)
+
+
+@pytest.mark.parametrize("name", ["GRID T4-1Q", "NVIDIA T4-1Q", "T4-1Q"])
+@pytest.mark.parametrize("pattern", ["GRID T4-1Q", "GRID_T4-1Q", "NVIDIA T4-1Q", "T4-1Q", "T4-*Q", "*T4-1Q"])
+def test_a_types_name_is_known_in_every_generation_of_its_driver(name: str, pattern: str) -> None:
+    assert matches(pattern, named(name))
+
+
+def test_a_name_means_no_other_type() -> None:
+    assert not matches("T4-1Q", named("GRID T4-1B"))
+    assert not matches("T4-1Q", named("GRID T4-1Q extended"))
+    assert not matches("GRID T4-1Q", named("NVIDIA A2-1Q"))
+    assert not matches("GRID *", named("NVIDIA T4-1Q"))
+    assert not matches("1Q", named("GRID T4-1Q"))
+
+
+def card(address: str, *, pci: PciId | None = None, numa: int | None = None, of: str | None = None) -> Parent:
+    return Parent(address, of or address, "nvidia", numa, pci, (), ())
+
+
+A2, T4 = (
+    card("0000:41:00.4", pci=PciId(0x10DE, 0x25B6), of="0000:41:00.0"),
+    card("0000:3b:00.0", pci=PciId(0x10DE, 0x1EB8), numa=1),
+)
+MTTY = card("mtty")
+
+
+@pytest.mark.parametrize(
+    ("selector", "allowed"),
+    [
+        (ParentSelector(), {A2, T4, MTTY}),
+        (ParentSelector(pci=("10de:25b6",)), {A2}),
+        (ParentSelector(pci=("10de:*",)), {A2, T4}),
+        (ParentSelector(pci=("*",)), {A2, T4}),
+        (ParentSelector(exclude=ParentFilter(pci=("10de:*",))), {MTTY}),
+        (ParentSelector(exclude=ParentFilter(addresses=("0000:41:00.0",))), {T4, MTTY}),
+        (ParentSelector(pci=("10de:*",), exclude=ParentFilter(numa_nodes=(1,))), {A2}),
+        (ParentSelector(exclude=ParentFilter(drivers=("nvidia",), numa_nodes=(1,))), {A2, MTTY}),
+    ],
+)
+def test_parents_are_selected_and_excluded(selector: ParentSelector, allowed: set[Parent]) -> None:
+    assert {parent for parent in (A2, T4, MTTY) if selector.allows(parent)} == allowed
+
+
+def test_an_empty_exclusion_excludes_nothing() -> None:
+    assert ParentSelector(exclude=ParentFilter()).allows(MTTY)
+
+
+def test_each_pattern_that_means_no_parent_is_told() -> None:
+    selector = ParentSelector(
+        addresses=("mtty", "mdpy"),
+        numa_nodes=(1, 7),
+        pci=("8086:*",),
+        exclude=ParentFilter(drivers=("i915",)),
+    )
+    assert list(selector.finds_nothing(Snapshot((A2, T4, MTTY)))) == [
+        "no parent here matches its parents.addresses: mdpy",
+        "no parent here matches its parents.numaNodes: 7",
+        "no parent here matches its parents.pci: 8086:*",
+        "no parent here matches its parents.exclude.drivers: i915",
+    ]
