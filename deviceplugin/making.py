@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from deviceplugin.errors import AllocationError, DeviceBusy, HostError, NoRoom
 from deviceplugin.host.node import Node
@@ -80,26 +80,27 @@ class Maker:
             AllocationError: they can't all be had. Those in ``made`` are there.
         """
         order = _Order(resource, tuple(uuids), frozenset(device.type for device in along), keep=keep)
-        await self._fill(order, made, {})
+        await self._fill(order, made)
         if order.left:
             # What was known may be older than the room that somebody just gave back.
             await self._node.rescan()
-            await self._fill(order, made, {})
+            await self._fill(order, made)
         if order.left and order.done:
-            # What came first may stand in the way: from the start again, without the places that refused.
+            # What came first may stand in the way: from the start again, without what refused anyhow.
             given_back = [uuid for uuid in order.done if uuid in made]
             await self.undo(given_back)
             if not any(map(self._node.has, given_back)):
                 for uuid in given_back:
                     made.remove(uuid)
                 order.done.clear()
+                order.cards.clear()
                 await self._node.rescan()
-                await self._fill(order, made, order.refusals)
+                await self._fill(order, made, order.firm)
         if order.left:
             raise NoRoom(self._no_room(order))
         return order.done
 
-    async def _fill(self, order: _Order, made: list[str], refused: Mapping[tuple[str, str], str]) -> None:
+    async def _fill(self, order: _Order, made: list[str], refused: Collection[tuple[str, str]] = ()) -> None:
         """Make what an order still lacks, as far as there are places that have not refused."""
         capacity = Capacity(self._node.snapshot, self._knowledge())
         cards = {card.address: card for card in capacity.cards}
@@ -121,10 +122,13 @@ class Maker:
                 except HostError as error:
                     order.refusals[seat.parent, seat.type] = str(error)
                     tried.add((seat.parent, seat.type))
+                    if seat.card not in order.cards:
+                        order.firm.add((seat.parent, seat.type))
                     break
                 made.append(uuid)
                 await self._finish(order.resource, device, seat)
                 order.done[uuid] = device
+                order.cards.add(seat.card)
                 cards[seat.card] = cards[seat.card].having(seat.parent, seat.type)
 
     def _own(self, resource: Resource) -> frozenset[str]:
@@ -286,6 +290,10 @@ class _Order:
         self.done: dict[str, Device] = {}
         self.refusals: dict[tuple[str, str], str] = {}
         """Why each parent and type that was tried did not take a device."""
+        self.firm: set[tuple[str, str]] = set()
+        """Those that did not, though nothing of this request was on their card."""
+        self.cards: set[str] = set()
+        """The cards that took devices of this request."""
         self._along = along
 
     @property
