@@ -119,8 +119,8 @@ resources:
 - {{name: example.com/others, types: ["*"], parents: {{exclude: {{pci: ["10de:*"]}}}}}}
 {NEVER}"""
     world = await begin(text=CARDS, config=config)
-    for name in ("these", "others"):
-        await world.until(lambda name=name: world.kubelet.allocatable(f"example.com/{name}") == 1)
+    ready = {f"example.com/{name}": 1 for name in ("these", "others")}
+    await world.until(lambda: world.allocatable(*ready) == ready)
     assert became(world, await world.run_pod({"example.com/these": 1}))[0][1] == SECOND
     assert became(world, await world.run_pod({"example.com/others": 1}, name="b"))[0][1] == FIRST
 
