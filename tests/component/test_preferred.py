@@ -72,7 +72,7 @@ async def test_nonsense_is_answered_too(begin: Begin) -> None:
 
 
 async def test_a_pods_devices_come_from_one_card_of_the_kubelets_choice(begin: Begin) -> None:
-    world = await begin("nvidia-t4", config=NEVER, numa_aligned=False)
+    world = await begin("nvidia-t4", config=NEVER, topology="none")
     await world.offers(nvidia_230=32)
     pod = await world.run_pod({Q: 5})
     assert len({world.devices[device].parent for device in world.ids(pod)}) == 1
@@ -80,7 +80,7 @@ async def test_a_pods_devices_come_from_one_card_of_the_kubelets_choice(begin: B
 
 
 async def test_the_fresh_device_of_a_rejected_pod_is_taken_by_the_next(begin: Begin) -> None:
-    world = await begin("nvidia-t4", config=NEVER, numa_aligned=False, seed=3)
+    world = await begin("nvidia-t4", config=NEVER, topology="none", seed=3)
     await world.offers(nvidia_230=32)
     spec = PodSpec("unlucky", containers=(ContainerSpec("c", {Q: 2}),))
     with pytest.raises(AdmissionError):
@@ -89,3 +89,18 @@ async def test_the_fresh_device_of_a_rejected_pod_is_taken_by_the_next(begin: Be
     await world.until(lambda: world.allocatable(vfio("nvidia-234")) == {vfio("nvidia-234"): 1})
     pod = await world.admit({Q: 3})
     assert left < world.ids(pod)
+
+
+async def test_where_one_numa_node_is_wanted_a_request_that_fits_one_is_admitted_and_a_larger_one_refused(
+    begin: Begin,
+) -> None:
+    world = await begin("nvidia-t4", config=NEVER, topology="single-numa-node")
+    await world.offers(nvidia_230=32)
+    with pytest.raises(AdmissionError, match="TopologyAffinityError"):
+        await world.admit({Q: 17}, name="too large")
+    assert not world.devices
+    on = []
+    for name in ("first", "second"):
+        pod = await world.run_pod({Q: 16}, name=name)
+        on.append({world.node.node.card_of[world.devices[device].parent].numa for device in world.ids(pod)})
+    assert sorted(on, key=str) == [{0}, {1}]

@@ -19,6 +19,7 @@ from deviceplugin.simulator.kubelet.pods import (
     NoDevicesError,
     Pod,
     StartError,
+    TopologyError,
 )
 
 
@@ -134,6 +135,8 @@ class Admission:
                     changed = True
         except (PluginError, NoDevicesError) as error:
             raise AdmissionError(f"Allocate failed due to {error}, which is unexpected") from None
+        except TopologyError as error:
+            raise AdmissionError(str(error), reason="TopologyAffinityError") from None
         if changed:
             await self.write_checkpoint()
 

@@ -39,6 +39,7 @@ from deviceplugin.simulator.kubelet.pods import (
     Pod,
     PodSpec,
     StartError,
+    Topology,
 )
 from deviceplugin.simulator.kubelet.sockets import Sockets
 
@@ -54,7 +55,7 @@ class SimulatedKubelet(Faults):
         root: stands for ``/var/lib/kubelet``. Keep it short: a socket's path ends at 107 bytes.
         version: whose way of keeping plugins apart is imitated.
         seed: of the random order of device IDs and of the pods' UIDs.
-        numa_aligned: choose devices as with the topology policy ``best-effort``; else as with ``none``.
+        topology: the policy of its topology manager.
         list_after: seconds from a start until pod-resources is served.
         list_empty_for: seconds for which List is then empty; until its end, pod sources are not ready.
         list_partial_for: seconds for which List then leaves out the later half of the pods.
@@ -70,7 +71,7 @@ class SimulatedKubelet(Faults):
         *,
         version: Version = "1.36",
         seed: int = 0,
-        numa_aligned: bool = True,
+        topology: Topology = "best-effort",
         list_after: float = 0.0,
         list_empty_for: float = 1.0,
         list_partial_for: float = 0.0,
@@ -91,7 +92,7 @@ class SimulatedKubelet(Faults):
         self.running = False
         self._version = version
         self._rng = random.Random(seed)  # noqa: S311 - nothing here is a secret
-        self._chooser = Chooser(self._rng, numa_aligned=numa_aligned)
+        self._chooser = Chooser(self._rng, topology=topology)
         self._dial_timeout = dial_timeout
         self._call_timeout = call_timeout
         self._forget_after = forget_after

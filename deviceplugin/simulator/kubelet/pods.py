@@ -15,6 +15,8 @@ from itertools import combinations
 from typing import Literal
 
 Phase = Literal["Pending", "Running", "Terminating", "Failed", "Gone"]
+Topology = Literal["none", "best-effort", "single-numa-node"]
+"""The topology manager's policy."""
 Prefer = Callable[[set[str], set[str]], Awaitable[set[str]]]
 """Asks the plugin: (offered, to be included) -> preferred."""
 
@@ -84,12 +86,16 @@ class NoDevicesError(Exception):
     """There are no devices, or too few, to choose from; the text is the kubelet's."""
 
 
+class TopologyError(Exception):
+    """No NUMA node has enough devices, and the policy wants one; the text is the kubelet's."""
+
+
 class Chooser:
     """Chooses devices for a container as the kubelet does (v1.36, ``devicesToAllocate``)."""
 
-    def __init__(self, rng: random.Random, *, numa_aligned: bool) -> None:
+    def __init__(self, rng: random.Random, *, topology: Topology) -> None:
         self._rng = rng
-        self._numa_aligned = numa_aligned
+        self._topology = topology
 
     async def choose(
         self,
@@ -111,6 +117,7 @@ class Chooser:
 
         Raises:
             NoDevicesError: there are too few.
+            TopologyError: there are too few on one NUMA node, where that is wanted.
         """
         chosen = set(self._shuffled(reusable)[:count])
         free = {device: nodes for device, nodes in free.items() if device not in chosen}
@@ -121,6 +128,9 @@ class Chooser:
                 f"Requested: {missing}, Available: {len(free)}"
             )
         aligned = self._aligned(count, chosen, free)
+        nodes = {node for device in aligned for node in free[device]}
+        if self._topology == "single-numa-node" and len(nodes) > 1:
+            raise TopologyError("Resources cannot be allocated with Topology locality")
         if missing < len(aligned):
             offer = aligned
         else:
@@ -137,7 +147,7 @@ class Chooser:
 
     def _aligned(self, count: int, chosen: set[str], free: Mapping[str, tuple[int, ...]]) -> set[str]:
         """The free devices on the fewest NUMA nodes that suffice; empty if NUMA plays no part."""
-        if not self._numa_aligned:
+        if self._topology == "none":
             return set()
         present = sorted({node for nodes in free.values() for node in nodes})
         for size in range(1, len(present) + 1):
