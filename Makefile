@@ -35,6 +35,10 @@ test: $(VENV)/.ready  ## unit and component tests, with branch coverage
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
+.PHONY: test-mutants
+test-mutants: $(VENV)/.ready  ## break the agent on purpose, and see that its tests notice
+	@$(BIN)/python -m tests.mutants
+
 .PHONY: test-kernel
 test-kernel: $(VENV)/.ready  ## the same devices on a real kernel, in a virtual machine (root, apt)
 	@tests/kernel/run

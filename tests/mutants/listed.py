@@ -1,0 +1,349 @@
+"""The ways in which the agent is broken on purpose, and the tests that have to notice.
+
+Each is one edit of the source that a careless change could make as well. ``find`` occurs once in its file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to break the agent."""
+
+    name: str
+    file: str
+    find: str
+    put: str
+    tests: tuple[str, ...]
+    """Those that are run: one of them has to fail."""
+
+
+RECLAIM = "tests/component/test_reclaim.py"
+HANDING_ON = "tests/component/test_handing_on.py"
+PRESTART = "tests/component/test_prestart.py"
+ALLOCATE = "tests/component/test_allocate.py"
+KUBELET = "tests/component/test_kubelet_comes_and_goes.py"
+SLOW = "tests/component/test_slow_driver.py"
+HUNG = "tests/component/test_hung_drivers.py"
+CHOICE = "tests/component/test_choice.py"
+ADOPTED = "tests/component/test_adopted.py"
+VFIO = "tests/unit/test_vfio.py"
+CAPACITY = "tests/unit/test_capacity.py"
+OFFER = "tests/unit/test_offer.py"
+PLACEMENT = "tests/unit/test_placement.py"
+POOLS = "tests/unit/test_pools.py"
+
+MUTANTS = (
+    # --- a device in use must never be removed ---
+    Mutant(
+        "removes without a claim",
+        "deviceplugin/host/vfio.py",
+        "        with claim(kernel, uuid):\n            if not still_wanted():",
+        "        if True:\n            if not still_wanted():",
+        (VFIO,),
+    ),
+    Mutant(
+        "takes a busy group for a free one",
+        "deviceplugin/host/vfio.py",
+        "        if error.errno == errno.EBUSY:\n            raise DeviceBusy(",
+        "        if error.errno == errno.EBUSY:\n            raise DeviceGone(",
+        (VFIO,),
+    ),
+    Mutant(
+        "does not look whether the opened group is still the device's",
+        "deviceplugin/host/vfio.py",
+        "if now is None or now.group != device.group:",
+        "if now is None:",
+        (VFIO,),
+    ),
+    Mutant(
+        "claims a device that has only a character device",
+        "deviceplugin/host/vfio.py",
+        'if os.path.lexists(kernel.paths.device(uuid) / "vfio-dev"):',
+        "if False:",
+        (VFIO,),
+    ),
+    Mutant(
+        "removes what does not bear the mark",
+        "deviceplugin/reclaim.py",
+        "{uuid for uuid in devices if slots.is_ours(uuid)} | self._occupied",
+        "set(devices)",
+        (f"{RECLAIM}::test_foreign_devices_stay_for_ever",),
+    ),
+    Mutant(
+        "removes an adopted device once it is free",
+        "deviceplugin/reclaim.py",
+        "await (self._remove if slots.is_ours(uuid) else self._look_whether_free)(uuid, begun)",
+        "await self._remove(uuid, begun)",
+        (ADOPTED,),
+    ),
+    # --- nor one that a pod has ---
+    Mutant(
+        "asks the pod resources once instead of twice",
+        "deviceplugin/reclaim.py",
+        "                unnamed = await self._unnamed(unnamed)\n",
+        "                pass\n",
+        ("tests/unit/test_reclaim.py",),
+    ),
+    Mutant(
+        "does not ask the pod resources at all",
+        "deviceplugin/reclaim.py",
+        "        return candidates - named\n",
+        "        return candidates\n",
+        ("tests/unit/test_reclaim.py", RECLAIM),
+    ),
+    Mutant(
+        "ignores what the checkpoint names",
+        "deviceplugin/reclaim.py",
+        "for uuid in sorted(unnamed - remembered.keys()):",
+        "for uuid in sorted(unnamed):",
+        (f"{RECLAIM}::test_an_init_containers_device_is_kept_since_the_checkpoint_names_it",),
+    ),
+    Mutant(
+        "believes a stale checkpoint",
+        "deviceplugin/kubelet/memory.py",
+        "        await self._rewrite()\n        found = await asyncio.to_thread(checkpoint.read, "
+        "self._paths.checkpoint)\n        if found is None:",
+        "        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)\n"
+        "        if found is None:",
+        (f"{RECLAIM}::test_a_stale_checkpoint_keeps_nothing",),
+    ),
+    Mutant(
+        "takes a damaged checkpoint for an empty one",
+        "deviceplugin/kubelet/memory.py",
+        "        await self._rewrite()\n        found = await asyncio.to_thread(checkpoint.read, "
+        "self._paths.checkpoint)\n        if found is None:\n"
+        '            raise KubeletError(f"the kubelet\'s checkpoint {self._paths.checkpoint} vanished")\n',
+        "        await self._rewrite()\n        try:\n"
+        "            found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)\n"
+        "        except KubeletError:\n            found = None\n        if found is None:\n            return {}\n",
+        (f"{RECLAIM}::test_a_checkpoint_that_can_not_be_had_keeps_everything",),
+    ),
+    Mutant(
+        "takes a list that can't be had for an empty one",
+        "deviceplugin/reclaim.py",
+        "        named = (await self._pods.holders()).keys()\n",
+        "        try:\n            named = (await self._pods.holders()).keys()\n"
+        "        except KubeletError:\n            named = set()\n",
+        (f"{RECLAIM}::test_a_list_that_can_not_be_had_keeps_everything", "tests/unit/test_reclaim.py"),
+    ),
+    Mutant(
+        "ignores the grace",
+        "deviceplugin/reclaim.py",
+        "if self._ledger.idle_for(uuid) >= self._settings.grace}",
+        "if self._ledger.idle_for(uuid) >= 0}",
+        ("tests/unit/test_reclaim.py", RECLAIM),
+    ),
+    Mutant(
+        "does not wait for the kubelet to be calm",
+        "deviceplugin/reclaim.py",
+        "away = {uuid for uuid in idle if self._calm_for(uuid) < self._settings.grace}",
+        "away: set[str] = set()",
+        ("tests/unit/test_reclaim.py", RECLAIM),
+    ),
+    Mutant(
+        "removes on a proof that is no longer one",
+        "deviceplugin/reclaim.py",
+        "return self._ledger.idle_for(uuid) >= since and self._calm_for(uuid) >= since",
+        "return True",
+        ("tests/unit/test_reclaim.py", f"{HUNG}::test_a_proof_that_took_too_long_is_none"),
+    ),
+    # --- nobody gets somebody else's device ---
+    Mutant(
+        "hands a used device on as it is",
+        "deviceplugin/allocation.py",
+        "        if fits and self._ledger.is_fresh(uuid):\n",
+        "        if fits:\n",
+        (f"{HANDING_ON}::test_a_used_device_is_made_anew_for_the_next_pod",),
+    ),
+    Mutant(
+        "does not count a started container's device as used",
+        "deviceplugin/ledger.py",
+        "        self._fresh.difference_update(uuids)\n",
+        "        pass\n",
+        (HANDING_ON, PRESTART),
+    ),
+    Mutant(
+        "counts a device found at start as unused",
+        "deviceplugin/ledger.py",
+        "        return uuid in self._fresh\n",
+        "        return uuid in self._fresh or uuid not in self._touched\n",
+        (f"{HANDING_ON}::test_a_device_found_at_start_counts_as_used",),
+    ),
+    Mutant(
+        "forgets that containers start unseen while the stream is down",
+        "deviceplugin/agent.py",
+        "        if not up:\n",
+        "        if False:\n",
+        (f"{HANDING_ON}::test_a_device_that_lived_through_a_lost_stream_counts_as_used",),
+    ),
+    Mutant(
+        "makes a device anew under a VM that still has it",
+        "deviceplugin/making.py",
+        "            await self._node.remove_unused(uuid)\n        except DeviceBusy as error:\n",
+        "            pass\n        except DeviceBusy as error:\n",
+        (f"{HANDING_ON}::test_a_used_device_is_not_handed_on_while_the_old_vm_has_it",),
+    ),
+    Mutant(
+        "starts a container with another device's node",
+        "deviceplugin/allocation.py",
+        "        if all(path in paths for paths in containers):\n            return\n",
+        "        return\n",
+        (f"{PRESTART}::test_a_device_whose_group_changed_meanwhile_fails_the_start_clearly",),
+    ),
+    Mutant(
+        "hands out an adopted device that is in use",
+        "deviceplugin/allocation.py",
+        "        if held:\n            self._on_occupied(uuid)\n",
+        "        if False:\n            self._on_occupied(uuid)\n",
+        (ADOPTED,),
+    ),
+    Mutant(
+        "serves devices that it never offered",
+        "deviceplugin/allocation.py",
+        "if not slots.is_uuid(text) or not self._offered(resource.name, text):",
+        "if not slots.is_uuid(text):",
+        ("tests/component/test_bad_input.py", PRESTART),
+    ),
+    # --- nothing leaks ---
+    Mutant(
+        "leaves the first of two when the second can't be made",
+        "deviceplugin/allocation.py",
+        "                await self._maker.undo([uuid])\n",
+        "                pass\n",
+        (f"{ALLOCATE}::test_nothing_stays_when_the_card_fails_in_the_middle",),
+    ),
+    Mutant(
+        "leaves a device that comes after its request was given up",
+        "deviceplugin/making.py",
+        "                await self.undo([uuid])\n",
+        "                pass\n",
+        (f"{SLOW}::test_a_create_that_hangs_is_answered_in_time_and_cleaned_up_when_it_comes",),
+    ),
+    Mutant(
+        "keeps a device whose attribute was refused",
+        "deviceplugin/making.py",
+        "                made.append(uuid)\n                await self._finish(order.resource, device, seat)\n",
+        "                await self._finish(order.resource, device, seat)\n                made.append(uuid)\n",
+        (f"{ALLOCATE}::test_an_attribute_that_is_refused_fails_the_pod_and_leaves_nothing",),
+    ),
+    Mutant(
+        "keeps devices of another configuration for ever",
+        "deviceplugin/kubelet/memory.py",
+        "            return max((self.calm_for(each) for each in self._lines), default=0.0)\n",
+        "            return 0.0\n",
+        (f"{RECLAIM}::test_devices_of_another_configuration_and_another_name_are_taken_back",),
+    ),
+    Mutant(
+        "lets devices vanish that the kubelet remembers after a reboot",
+        "deviceplugin/recovery.py",
+        "        for resource, uuid in self.missing():\n            try:\n",
+        "        for resource, uuid in ():\n            try:\n",
+        (PRESTART,),
+    ),
+    # --- the list ---
+    Mutant(
+        "lets slots vanish from the list",
+        "deviceplugin/inventory/offer.py",
+        "    every = healthy | existing | remembered | before\n",
+        "    every = healthy | existing | remembered\n",
+        (OFFER,),
+    ),
+    Mutant(
+        "lists nothing that only the checkpoint names",
+        "deviceplugin/inventory/offer.py",
+        "    every = healthy | existing | remembered | before\n",
+        "    every = healthy | existing | before\n",
+        (OFFER,),
+    ),
+    Mutant(
+        "turns a device that exists Unhealthy when there is no more room",
+        "deviceplugin/inventory/offer.py",
+        "    healthy, lost = existing - _slots(stuck), _slots(pulled) - existing\n",
+        "    healthy, lost = set[SlotId](), _slots(pulled) - existing\n",
+        (OFFER,),
+    ),
+    Mutant(
+        "offers a pulled device's slot again at once",
+        "deviceplugin/ledger.py",
+        "                self._pulled.add(uuid)\n",
+        "                pass\n",
+        ("tests/unit/test_ledger.py", "tests/component/test_seen_from_outside.py"),
+    ),
+    Mutant(
+        "ignores a quota on the node",
+        "deviceplugin/inventory/resources.py",
+        "        return DEFAULT_CAP if self.max is None else self.max\n",
+        "        return DEFAULT_CAP\n",
+        (OFFER,),
+    ),
+    Mutant(
+        "adds up what virtual functions claim",
+        "deviceplugin/inventory/capacity.py",
+        "        if not card.divided:\n            return stated\n",
+        "        return stated\n",
+        (CAPACITY,),
+    ),
+    Mutant(
+        "offers what a second type would have without the first",
+        "deviceplugin/inventory/capacity.py",
+        "            return min(stated, proved)\n",
+        "            return stated\n",
+        (CAPACITY,),
+    ),
+    # --- where devices go ---
+    Mutant(
+        "gives up at the first card that refuses",
+        "deviceplugin/making.py",
+        "                    tried.add((seat.parent, seat.type))\n",
+        "                    return\n",
+        (f"{ALLOCATE}::test_a_card_that_fails_is_passed_over_for_one_that_works",),
+    ),
+    Mutant(
+        "does not try another way after a refusal",
+        "deviceplugin/making.py",
+        "        if order.left and order.done:\n",
+        "        if False:\n",
+        (CHOICE,),
+    ),
+    Mutant(
+        "mixes types where one has room for all",
+        "deviceplugin/inventory/placement.py",
+        "        for type_id in single:\n            yield (type_id,), aligned\n        if mixed:\n"
+        "            yield choices, aligned\n",
+        "        yield choices, aligned\n",
+        (PLACEMENT,),
+    ),
+    Mutant(
+        "forgets NUMA nodes",
+        "deviceplugin/inventory/placement.py",
+        "                near = card.numa_node == left[0]\n",
+        "                near = True\n",
+        (PLACEMENT, CAPACITY),
+    ),
+    Mutant(
+        "takes what it learned for what the kernel said",
+        "deviceplugin/inventory/pools.py",
+        "        return None if worked_out is None else min(stated, worked_out)\n",
+        "        return worked_out\n",
+        (POOLS,),
+    ),
+    # --- who is served ---
+    Mutant(
+        "does not register again when the kubelet ends the stream",
+        "deviceplugin/kubelet/server.py",
+        "            # Ended by us or by the kubelet, which never asks again by itself.\n"
+        "            connection.renew.set()\n",
+        "",
+        (KUBELET,),
+    ),
+    Mutant(
+        "writes attributes outside the device's directory",
+        "deviceplugin/host/mdev.py",
+        '        if not path.startswith(f"{directory}/"):\n',
+        "        if False:\n",
+        ("tests/unit/test_mdev_scan.py", ALLOCATE),
+    ),
+)
