@@ -281,7 +281,8 @@ def _numa_node(path: str) -> int | None:
 
 
 def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # What is not of sysfs may wait for a writer, as a pipe does.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return os.read(fd, _PAGE)
     finally:
