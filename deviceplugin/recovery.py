@@ -16,6 +16,7 @@ from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
 from deviceplugin.errors import KubeletError, PluginError
 from deviceplugin.host.node import Node
+from deviceplugin.inventory import slots
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.kubelet.memory import KubeletMemory
 
@@ -85,7 +86,11 @@ class Recovery:
         remembered = ((self._advertising.find(name), uuid) for uuid, name in self._advertising.held.items())
         present = self._node.snapshot.devices
         # What has no resource is another plugin's, or another configuration's.
-        return tuple((resource, uuid) for resource, uuid in remembered if resource and uuid not in present)
+        return tuple(
+            (resource, uuid)
+            for resource, uuid in remembered
+            if resource and slots.is_ours(uuid) and uuid not in present
+        )
 
     async def restore(self) -> None:
         """Make the missing devices again."""

@@ -147,6 +147,10 @@ def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> No
         if not path.startswith(f"{directory}/"):
             raise HostError(f"attribute {attribute!r} is not in the device's own directory")
         kernel.write(Path(path), f"{value}\n")
+    except ValueError as error:
+        raise HostError(
+            f"attribute {attribute!r} can't be a file's name, or {value!r} its content"
+        ) from error
     except OSError as error:
         raise HostError(f"attribute {attribute!r} refused {value!r}: {_why(error)}") from error
 
@@ -290,7 +294,10 @@ def _read(path: str) -> bytes:
 
 
 def _target(link: str) -> str:
-    return os.path.basename(os.readlink(link))
+    name = os.path.basename(os.readlink(link))
+    if not name.isprintable():
+        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ), link)
+    return name
 
 
 def _target_or(link: str, otherwise: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from google.protobuf.message import DecodeError
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.errors import KubeletError
 
+_GROUP = re.compile(r"\d{1,10}", re.ASCII)
 _MAX_BYTES = 64 << 20
 """A device takes some hundred bytes in it, and its container's answer a few thousand."""
 
@@ -37,7 +39,7 @@ class Holding:
     def first_group(self) -> int:
         """The lowest number among its device nodes: that of the VFIO group that was made first."""
         names = (path.rpartition("/")[2] for path in self.paths)
-        return min((int(name) for name in names if name.isascii() and name.isdigit()), default=-1)
+        return min((int(name) for name in names if _GROUP.fullmatch(name)), default=-1)
 
 
 @dataclass(frozen=True, slots=True)
