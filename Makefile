@@ -31,13 +31,17 @@ demo: $(VENV)/.ready  ## watch devices live and die on a simulated node, within 
 .PHONY: test
 test: $(VENV)/.ready  ## unit and component tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit tests/contract tests/component
+	@$(BIN)/coverage run -m pytest tests/unit tests/contract tests/component tests/fuzz
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
 .PHONY: test-mutants
 test-mutants: $(VENV)/.ready  ## break the agent on purpose, and see that its tests notice
 	@$(BIN)/python -m tests.mutants
+
+.PHONY: test-fuzz
+test-fuzz: $(VENV)/.ready  ## whatever is parsed, with ten thousand examples of bad input for each test
+	@MDEV_FUZZ_EXAMPLES=$${MDEV_FUZZ_EXAMPLES:-10000} $(BIN)/pytest tests/fuzz --durations=10
 
 .PHONY: test-kernel
 test-kernel: $(VENV)/.ready  ## the same devices on a real kernel, in a virtual machine (root, apt)

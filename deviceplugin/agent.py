@@ -292,7 +292,7 @@ class Agent:
     # --- commands, going down ----------------------------------------------------------------------
 
     async def allocate(self, resource: str, ids: Sequence[str]) -> Handover:
-        """See ``kubelet.server.Backend``."""
+        """See ``kubelet.service.Backend``."""
         began = self._clock()
         with self._counted(self.metrics.allocations, resource):
             try:
@@ -302,7 +302,7 @@ class Agent:
         return hand_over(self._node.kernel.paths, resource, devices)
 
     async def prepare(self, resource: str, ids: Sequence[str]) -> None:
-        """See ``kubelet.server.Backend``."""
+        """See ``kubelet.service.Backend``."""
         with self._counted(self.metrics.starts, resource):
             await self._allocation.prepare(self._advertising.resource(resource), ids)
         self._pods.ask_soon()
@@ -318,7 +318,7 @@ class Agent:
         counter.labels(resource=resource, result=result(True)).inc()
 
     def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]:
-        """See ``kubelet.server.Backend``."""
+        """See ``kubelet.service.Backend``."""
         return self._allocation.prefer(available, required, size)
 
     def _about(self, uuid: str) -> dict[str, object]:

@@ -18,7 +18,7 @@ from deviceplugin.errors import ConfigError
 
 T = TypeVar("T")
 
-_MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `(\$[^`]*)`)?$", re.DOTALL)
 _PLACE = re.compile(r"(.*?)(?: - at `(.*)`)?$", re.DOTALL)
 _NAMES = re.compile(r"`([^`]+)`")
@@ -64,18 +64,18 @@ def read_yaml(path: Path, kind: type[T], *, what: str) -> Document[T]:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"the {what} {path} can't be read: {error.strerror or error}") from error
-    if len(raw) > _MAX_BYTES:
-        raise ConfigError(f"the {what} {path} is larger than {_MAX_BYTES >> 20} MiB, so it is none")
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"the {what} {path} is larger than {MAX_BYTES >> 20} MiB, so it is none")
     try:
         text = raw.decode("utf-8-sig")
-        root = yaml.compose(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=StrictLoader)
         if root is None:
             raise ConfigError(f"the {what} {path} is empty")
         _examine(path, root)
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of the safe loader
+        value = yaml.load(text, Loader=StrictLoader)  # noqa: S506  # a subclass of the safe loader
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"the {what} {path} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}"
@@ -93,8 +93,8 @@ def read_yaml(path: Path, kind: type[T], *, what: str) -> Document[T]:
     return Document(path, content, root)
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases, which can make a small file a huge one."""
+class StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader without aliases, which can make a small file a huge one."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno as errnos
+import math
 import os
 from collections.abc import Mapping
 from typing import get_args
@@ -35,12 +36,22 @@ def _errno(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -
     raise click.BadParameter(f"{name!r} is no errno; {hint}")
 
 
+def _seconds(_ctx: click.Context, _parameter: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and not math.isfinite(seconds):
+        raise click.BadParameter(f"{seconds:g} is no number of seconds")
+    return seconds
+
+
 @click.command("fault", short_help="Have something go wrong from now on.")
 @click.argument("kind", metavar="KIND", type=click.Choice(get_args(FaultKind)))
 @click.option("--parent", metavar="ADDRESS", help="Only on this parent.  [default: on every parent]")
 @click.option("--type", "type_id", metavar="TYPE", help="Only with this type.  [default: with every type]")
 @click.option(
-    "--seconds", metavar="SECONDS", type=click.FloatRange(min=0), help="How long a slow-create takes."
+    "--seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    callback=_seconds,
+    help="How long a slow-create takes.",
 )
 @click.option(
     "--errno", "number", metavar="NAME", callback=_errno, help="What is answered, by name.  [default: EIO]"

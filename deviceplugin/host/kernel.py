@@ -6,6 +6,7 @@ writing to an attribute, opening a VFIO group, and listening for events.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,15 +88,20 @@ class LinuxKernel:
         self.paths = paths or HostPaths()
 
     def write(self, path: Path, text: str) -> None:
+        # The kernel's links stay in sysfs. One that leads out of it is not the kernel's.
+        where = os.path.realpath(path)
+        if not where.startswith(f"{os.path.realpath(self.paths.sysfs)}/"):
+            raise OSError(errno.EXDEV, f"{os.strerror(errno.EXDEV)}: it leads out of sysfs", where)
         # Without O_CREAT and O_TRUNC: an attribute that is not there must be an error, not a new file.
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(where, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             os.write(fd, text.encode())
         finally:
             os.close(fd)
 
     def open_group(self, group: int) -> int:
-        return os.open(self.paths.group(group), os.O_RDWR | os.O_CLOEXEC)
+        # Not by way of a link: opening something else would prove nothing.
+        return os.open(self.paths.group(group), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def uevents(self) -> UeventSource:
         # Imported here, since only a real node needs libudev.

@@ -150,6 +150,10 @@ def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> st
         if not path.startswith(f"{directory}/"):
             raise HostError(f"attribute {attribute!r} is not in the device's own directory")
         kernel.write(Path(path), f"{value}\n")
+    except ValueError as error:
+        raise HostError(
+            f"attribute {attribute!r} can't be a file's name, or {value!r} its content"
+        ) from error
     except OSError as error:
         raise HostError(f"attribute {attribute!r} refused {value!r}: {_why(error)}") from error
     try:
@@ -288,7 +292,8 @@ def _numa_node(path: str) -> int | None:
 
 
 def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # What is not of sysfs may wait for a writer, as a pipe does.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return os.read(fd, _PAGE)
     finally:
@@ -296,7 +301,10 @@ def _read(path: str) -> bytes:
 
 
 def _target(link: str) -> str:
-    return os.path.basename(os.readlink(link))
+    name = os.path.basename(os.readlink(link))
+    if not name.isprintable():
+        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ), link)
+    return name
 
 
 def _target_or(link: str, otherwise: str) -> str:

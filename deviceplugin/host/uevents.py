@@ -44,6 +44,9 @@ class NetlinkUevents:
                         properties=properties,
                     )
                 )
+        except UnicodeDecodeError as error:
+            # Any device of the node may have such a name; this event and those read with it are gone.
+            raise UeventsLost from error
         except OSError as error:
             if error.errno == errno.ENOBUFS:
                 raise UeventsLost from error

@@ -11,6 +11,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from google.protobuf.message import DecodeError
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.errors import KubeletError
+
+_GROUP = re.compile(r"\d{1,10}", re.ASCII)
+_MAX_BYTES = 64 << 20
+"""A device takes some hundred bytes in it, and its container's answer a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class Holding:
     def first_group(self) -> int:
         """The lowest number among its device nodes: that of the VFIO group that was made first."""
         names = (path.rpartition("/")[2] for path in self.paths)
-        return min((int(name) for name in names if name.isascii() and name.isdigit()), default=-1)
+        return min((int(name) for name in names if _GROUP.fullmatch(name)), default=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Checkpoint:
 def version(path: Path) -> tuple[int, int, int] | None:
     """Which writing of the file is there now; None if there is none."""
     try:
-        return _version(path.stat())
+        return _version(path.lstat())
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -69,13 +75,18 @@ def read(path: Path) -> Checkpoint | None:
         KubeletError: it can't be read or understood.
     """
     try:
-        with path.open("rb") as file:
+        # The kubelet makes a file and renames it. Whatever else has the name is not its own.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123  # by descriptor
             status = os.fstat(file.fileno())
-            content = file.read()
+            content = file.read(_MAX_BYTES + 1) if stat.S_ISREG(status.st_mode) else None
     except FileNotFoundError:
         return None
     except OSError as error:
         raise KubeletError(f"the kubelet's checkpoint {path} can't be read: {error}") from error
+    if content is None:
+        raise KubeletError(f"the kubelet's checkpoint {path} is not a file")
+    if len(content) > _MAX_BYTES:
+        raise KubeletError(f"the kubelet's checkpoint {path} is larger than {_MAX_BYTES >> 20} MiB")
     return Checkpoint(_version(status), parse(content, path))
 
 

@@ -12,25 +12,20 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
-import grpc
 import grpc.aio
 
-from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
-from deviceplugin.errors import (
-    BadRequest,
-    KubeletError,
-)
-from deviceplugin.handover import Handover
+from deviceplugin.errors import KubeletError
 from deviceplugin.inventory.offer import Offer
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar, register, was_reached
-from deviceplugin.kubelet.translation import Context, granted, offered, translated
+from deviceplugin.kubelet.service import LIMITS, Backend, Listing, Service, first_of
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +47,7 @@ LAST_RETRY = 5.0
 """Seconds between attempts to register; each doubles the time, and a new kubelet socket resets it."""
 
 
-class Backend(Protocol):
-    """What stands behind all endpoints. Each method raises PluginError for what it can't do."""
-
-    async def allocate(self, resource: str, ids: Sequence[str]) -> Handover: ...
-
-    async def prepare(self, resource: str, ids: Sequence[str]) -> None: ...
-
-    def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]: ...
-
-
-class Endpoint(rpc.DevicePluginServicer):
+class Endpoint:
     """A resource as the kubelet sees it.
 
     Args:
@@ -83,11 +68,8 @@ class Endpoint(rpc.DevicePluginServicer):
         self._paths = paths
         self._on_connection = on_connection
         self._on_registration = on_registration
-        self._offer = Offer(resource)
-        self._response = pb.ListAndWatchResponse()
-        self._revision = 0
-        self._changed = asyncio.Event()
-        self._connection = _Connection()
+        self._listing = Listing(resource)
+        self._connection = self._new_connection()
         self._retry = asyncio.Event()
         self._pause = FIRST_RETRY
         self._told = ""
@@ -97,25 +79,20 @@ class Endpoint(rpc.DevicePluginServicer):
     @property
     def connected(self) -> bool:
         """Whether the kubelet is listening to the list of devices."""
-        return self._connection.streams > 0
+        return self._connection.service.connected
 
     @property
     def offer(self) -> Offer:
         """What is advertised now."""
-        return self._offer
+        return self._listing.offer
 
     def publish(self, offer: Offer) -> None:
         """Advertise this from now on; sent only if it differs."""
-        if offer != self._offer:
-            self._offer = offer
-            self._response = offered(offer)
-            self.resend()
+        self._listing.publish(offer)
 
     def resend(self) -> None:
         """Send the list as it is once more, which makes the kubelet rewrite its checkpoint."""
-        self._revision += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._listing.resend()
 
     def kubelet_appeared(self, identity: Registrar) -> None:
         """The kubelet's socket was made anew: register there, unless that was done already."""
@@ -158,9 +135,10 @@ class Endpoint(rpc.DevicePluginServicer):
     async def _served(self) -> AsyncIterator[None]:
         """A server on a socket of its own, for the length of the block."""
         digest = hashlib.sha256(self.resource.encode()).hexdigest()[:8]
-        connection = self._connection = _Connection(f"{SOCKET_PREFIX}{digest}-{secrets.token_hex(4)}.sock")
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        rpc.add_DevicePluginServicer_to_server(self, server)
+        connection = self._new_connection(f"{SOCKET_PREFIX}{digest}-{secrets.token_hex(4)}.sock")
+        self._connection = connection
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *LIMITS])
+        rpc.add_DevicePluginServicer_to_server(connection.service, server)
         path = self._paths.plugins / connection.socket
         # Without the directory the kubelet, which makes it, has never run. An event tells when it does.
         while not (self._paths.plugins.is_dir() and _bound(server, path)):
@@ -173,11 +151,23 @@ class Endpoint(rpc.DevicePluginServicer):
             # The kubelet hangs up when the list ends, so requests under way come first.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH):
-                    await connection.idle.wait()
-            connection.ending.set()
+                    await connection.service.idle.wait()
+            connection.service.ending.set()
             await server.stop(LAST_MOMENT)
             with contextlib.suppress(OSError):
                 path.unlink()
+
+    def _new_connection(self, socket: str = "") -> _Connection:
+        connection: _Connection
+
+        def changed(up: bool) -> None:
+            if not up:
+                # Ended by us or by the kubelet, which never asks for the list again by itself.
+                connection.renew.set()
+            self._on_connection(self.resource, up)
+
+        connection = _Connection(Service(self._listing, self._backend, on_connection=changed), socket)
+        return connection
 
     async def _register(self) -> bool:
         """Register, however long it takes; False if this connection has become useless meanwhile."""
@@ -185,9 +175,11 @@ class Endpoint(rpc.DevicePluginServicer):
         while not connection.renew.is_set():
             self._retry.clear()
             connection.registrar = Registrar.at(self._paths.registration)
+            connection.service.expecting = True
             try:
                 await self._attempt(connection)
             except KubeletError as error:
+                connection.service.expecting = False
                 if connection.renew.is_set():
                     return False
                 self._on_registration(self.resource, False)
@@ -212,7 +204,7 @@ class Endpoint(rpc.DevicePluginServicer):
     async def _attempt(self, connection: _Connection) -> None:
         """One call of Register, given up when the kubelet or the socket that it is about is no more."""
         call = asyncio.ensure_future(register(self._paths.registration, connection.socket, self.resource))
-        void = asyncio.ensure_future(_first_of(self._retry, connection.renew))
+        void = asyncio.ensure_future(first_of(self._retry, connection.renew))
         try:
             await asyncio.wait((call, void), return_when=asyncio.FIRST_COMPLETED)
             if not call.done():
@@ -228,7 +220,7 @@ class Endpoint(rpc.DevicePluginServicer):
         connection = self._connection
         try:
             async with asyncio.timeout(LISTEN_DEADLINE):
-                await _first_of(connection.listened, connection.renew)
+                await first_of(connection.service.listened, connection.renew)
         except TimeoutError:
             log.warning("registered, but the kubelet does not listen", extra={"resource": self.resource})
             return False
@@ -242,117 +234,28 @@ class Endpoint(rpc.DevicePluginServicer):
         except TimeoutError:
             return False
 
-    # --- what the kubelet asks ---------------------------------------------------------------------
-
-    async def GetDevicePluginOptions(self, request: pb.Empty, context: Context) -> pb.DevicePluginOptions:  # noqa: N802
-        """Which optional calls are wanted: both."""
-        return pb.DevicePluginOptions(pre_start_required=True, get_preferred_allocation_available=True)
-
-    async def ListAndWatch(  # noqa: N802
-        self, request: pb.Empty, context: Context
-    ) -> AsyncIterator[pb.ListAndWatchResponse]:
-        """The list, and the list again on every change. Several streams each see all of them."""
-        connection = self._connection
-        connection.streams += 1
-        connection.listened.set()
-        self._on_connection(self.resource, True)
-        sent = -1
-        try:
-            while not connection.ending.is_set():
-                changed = self._changed
-                if sent != self._revision:
-                    sent = self._revision
-                    yield self._response
-                    continue
-                await _first_of(changed, connection.ending)
-        finally:
-            connection.streams -= 1
-            # Ended by us or by the kubelet, which never asks again by itself.
-            connection.renew.set()
-            self._on_connection(self.resource, self.connected)
-
-    async def GetPreferredAllocation(  # noqa: N802
-        self, request: pb.PreferredAllocationRequest, context: Context
-    ) -> pb.PreferredAllocationResponse:
-        """Which devices to choose; never an error, which would fail the pod."""
-        return pb.PreferredAllocationResponse(
-            container_responses=[
-                pb.ContainerPreferredAllocationResponse(deviceIDs=self._prefer(container))
-                for container in request.container_requests
-            ]
-        )
-
-    def _prefer(self, container: pb.ContainerPreferredAllocationRequest) -> Sequence[str]:
-        available, required = container.available_deviceIDs, container.must_include_deviceIDs
-        try:
-            return self._backend.prefer(available, required, container.allocation_size)
-        except Exception:
-            log.exception("no preference could be worked out", extra={"resource": self.resource})
-            return (*required, *available)[: container.allocation_size]
-
-    async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
-        """Make the devices of one container."""
-        count = len(request.container_requests)
-        async with self._connection.request(), translated(context):
-            if count != 1:
-                raise BadRequest(
-                    f"{self.resource}: the request is for {count} containers, and the kubelet sends one each"
-                )
-            given = await self._backend.allocate(self.resource, request.container_requests[0].devices_ids)
-            return pb.AllocateResponse(container_responses=[granted(given)])
-
-    async def PreStartContainer(  # noqa: N802
-        self, request: pb.PreStartContainerRequest, context: Context
-    ) -> pb.PreStartContainerResponse:
-        """Have the devices ready before a container starts."""
-        async with self._connection.request(), translated(context):
-            await self._backend.prepare(self.resource, request.devices_ids)
-        return pb.PreStartContainerResponse()
-
 
 class _Connection:
     """The state of one registration."""
 
-    def __init__(self, socket: str = "") -> None:
+    def __init__(self, service: Service, socket: str = "") -> None:
+        self.service = service
         self.socket = socket
-        self.streams = 0
         self.registrar: Registrar | None = None
         self.registered = False
-        self.listened = asyncio.Event()
         self.renew = asyncio.Event()
-        self.ending = asyncio.Event()
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self._requests = 0
-
-    @contextlib.asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
-        """A request under way, for the length of the block."""
-        self._requests += 1
-        self.idle.clear()
-        try:
-            yield
-        finally:
-            self._requests -= 1
-            if not self._requests:
-                self.idle.set()
+        """Set when it has become useless: the kubelet's list ended, the kubelet or the socket is no more."""
 
 
 def _bound(server: grpc.aio.Server, path: Path) -> bool:
     """Have the server listen on a socket that only its owner can reach; False if there can't be one."""
+    # From the start, and without a look at what has the name by then, as a later chmod would take.
+    before = os.umask(0o177)
     try:
         server.add_insecure_port(f"unix:{path}")
-        path.chmod(0o600)
     except (RuntimeError, OSError) as error:
         log.warning("no socket could be made", extra={"path": str(path), "reason": str(error)})
         return False
-    return True
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for wait in waits:
-            wait.cancel()
+        os.umask(before)
+    return True

@@ -1,13 +1,14 @@
 """The agent's one port: ``/metrics``, ``/healthz`` and ``/readyz``, for Prometheus and the kubelet.
 
 Connections are accepted on the event loop and answered by threads, so whoever gets an answer knows that
-the loop turns. Only GET, one request a connection, and a few at a time: nobody can keep the
-agent from its work by asking.
+the loop turns. Only GET, one request a connection, each within seconds, and a few at a time: where one
+too many comes, the one that has taken longest has to go, so that nobody keeps others out by being slow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -15,11 +16,12 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _AT_A_TIME = 8
-"""Requests that are answered at the same time; more are turned away."""
+"""Connections that are served at the same time; one more makes the oldest go."""
 _PATIENCE = 5.0
-"""Seconds that a client may take to say what it wants."""
+"""Seconds that a client may take in all, from coming to having its answer."""
 _MAX_PORT = 65535
 
 
@@ -92,9 +94,11 @@ def serving(
     loop = asyncio.get_running_loop()
     server = _Server(_listening(address), _application(registry, lambda: _asked(loop, readiness)))
     loop.add_reader(server.fileno(), server.handle_request)
+    watch = asyncio.create_task(server.watch(), name="watch the clients of the port")
     try:
         yield server.server_port
     finally:
+        watch.cancel()
         loop.remove_reader(server.fileno())
         server.server_close()
 
@@ -162,7 +166,8 @@ def _text(start: StartResponse, status: str, content: str, *, kind: str = "text/
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _PATIENCE
+    timeout = 2 * _PATIENCE
+    """Seconds without a byte. The server hangs up before that, and nothing has to be said of it then."""
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
         """Say nothing: the kubelet asks every few seconds."""
@@ -188,19 +193,35 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = listening.getsockname()[:2]
         self.setup_environ()
         self.set_app(application)
-        self._free = threading.BoundedSemaphore(_AT_A_TIME)
+        self._lock = threading.Lock()
+        self._served: dict[socket.socket, float] = {}
+        """When each connection came, the oldest first."""
+
+    async def watch(self) -> NoReturn:
+        """Hang up on whoever takes too long, byte by byte even; runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(_PATIENCE / 10)
+            self._hang_up(lambda came: time.monotonic() - came > _PATIENCE)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+        self._hang_up(lambda _: len(self._served) >= _AT_A_TIME)
+        with self._lock:
+            self._served[request] = time.monotonic()
         super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._served.pop(request, None)
+            super().shutdown_request(request)
+
+    def _hang_up(self, is_due: Callable[[float], bool]) -> None:
+        """Hang up on the oldest as long as they are due; their threads find out and end."""
+        with self._lock:
+            while self._served and is_due(next(iter(self._served.values()))):
+                oldest = next(iter(self._served))
+                del self._served[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """A client that went away or never said anything is nobody's business but its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,23 @@ def test_a_checkpoint_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
         checkpoint.read(tmp_path / "file" / "checkpoint")
     with pytest.raises(KubeletError, match="can't be examined"):
         checkpoint.version(tmp_path / "file" / "checkpoint")
+
+
+def test_what_is_no_file_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b'{"Data": {"PodDeviceEntries": null}}')
+    assert checkpoint.read(tmp_path / "file") is not None
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "."):
+        with pytest.raises(KubeletError, match=r"can't be read|is not a file"):
+            checkpoint.read(tmp_path / name)
+
+
+def test_a_checkpoint_of_any_size_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(KubeletError, match="larger than 64 MiB"):
+        checkpoint.read(tmp_path / "huge")
 
 
 def test_every_writing_of_the_file_is_told_from_the_one_before(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -63,23 +64,64 @@ async def test_nothing_else_is_answered(port: int, path: str, method: str, statu
     assert (await ask(port, path, method=method))[0] == status
 
 
-async def test_clients_that_say_nothing_keep_nobody_waiting_for_long(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http._Handler, "timeout", 0.2)
+async def test_clients_that_say_nothing_keep_nobody_waiting(port: int) -> None:
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(3 * http._AT_A_TIME)]
     try:
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    assert await ask(port, "/healthz") == (200, "ok\n")
-                except (IndexError, ConnectionError):
-                    await asyncio.sleep(0.02)  # Turned away: all are taken for the moment.
-                else:
-                    break
+        assert await ask(port, "/healthz") == (200, "ok\n")
+        for client in silent[: 2 * http._AT_A_TIME]:
+            client.settimeout(5)
+            assert client.recv(1) == b""  # Hung up on, to make room.
     finally:
         for client in silent:
             client.close()
+
+
+async def test_a_client_that_says_a_byte_now_and_then_is_hung_up_on(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_PATIENCE", 0.3)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    with pytest.raises(ConnectionError):
+        await drip(writer)
+    writer.close()
+    assert await ask(port, "/healthz") == (200, "ok\n")
+
+
+async def drip(writer: asyncio.StreamWriter) -> None:
+    """A request that never ends."""
+    writer.write(b"GET /healthz HTTP/1.1\r\nX-Slow: ")
+    async with asyncio.timeout(10):
+        while True:
+            writer.write(b"a")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01" * 1000,
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 1000 + b"\r\n",
+        b"GET / HTTP/9.9.9\r\n\r\n",
+        b"\r\n\r\n",
+        b"GET\0 /metrics\xff HTTP/1.1\r\n\r\n",
+        b"GET /\r\nX: \xff\r\n\r\n",
+    ],
+    ids=["TLS", "long path", "1000 headers", "version", "nothing", "binary", "old"],
+)
+async def test_garbage_is_answered_or_hung_up_on(
+    port: int, garbage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(garbage)
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionError):
+            assert b" 200 " not in await reader.read()
+    writer.close()
+    assert await ask(port, "/healthz") == (200, "ok\n")
+    assert "Traceback" not in capsys.readouterr().err
 
 
 async def test_clients_that_hang_up_do_no_harm(port: int) -> None:

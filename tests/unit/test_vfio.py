@@ -10,6 +10,8 @@ import pytest
 
 from deviceplugin.errors import DeviceBusy, DeviceGone, HostError
 from deviceplugin.host import mdev, vfio
+from deviceplugin.host.kernel import LinuxKernel
+from deviceplugin.host.paths import HostPaths
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.kernel import SimulatedKernel
 
@@ -36,6 +38,15 @@ def exists(kernel: SimulatedKernel, uuid: str = UUID) -> bool:
 
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_link_in_the_place_of_a_group_proves_nothing(tmp_path: Path) -> None:
+    paths = HostPaths(tmp_path)
+    paths.vfio.mkdir(parents=True)
+    (tmp_path / "something").write_text("")
+    paths.group(1).symlink_to(tmp_path / "something")
+    with pytest.raises(OSError, match=r"symbolic links"):
+        LinuxKernel(paths).open_group(1)
 
 
 def test_a_device_that_nobody_uses_is_removed(kernel: SimulatedKernel, group: int) -> None:

@@ -19,6 +19,7 @@ import yaml
 
 from deviceplugin.errors import ConfigError
 from deviceplugin.simulator.node.cards import Attribute, Card, Model, Name, NodeDescription, TypeDescription
+from deviceplugin.yamlfile import MAX_BYTES, StrictLoader
 
 OF_THE_KERNEL = {"remove", "uevent", "driver", "subsystem", "mdev_type", "iommu_group", "vfio-dev"}
 """What every device has, so that no attribute of a driver can be called so."""
@@ -64,7 +65,9 @@ def load(name_or_file: str | Path) -> NodeDescription:
         path = resources.files("deviceplugin.simulator.node") / "nodes" / f"{name_or_file}.yaml"
         return parse(path.read_text("utf-8"), origin=f"{name_or_file}.yaml")
     try:
-        text = Path(name_or_file).read_text("utf-8")
+        with Path(name_or_file).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         known = ", ".join(names())
         raise ConfigError(
@@ -74,6 +77,8 @@ def load(name_or_file: str | Path) -> NodeDescription:
         raise ConfigError(f"{name_or_file}: the node description is not UTF-8 text.") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name_or_file}: the node description can't be read ({error}).") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{name_or_file}: larger than {MAX_BYTES >> 20} MiB, so it is no node description.")
     return parse(text, origin=str(name_or_file))
 
 
@@ -84,7 +89,7 @@ def parse(text: str, *, origin: str) -> NodeDescription:
         ConfigError: the description can't be used.
     """
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, Loader=StrictLoader)  # noqa: S506  # a subclass of the safe loader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{origin}: the node description is not valid YAML: {problem}.") from None

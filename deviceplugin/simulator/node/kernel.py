@@ -87,7 +87,10 @@ class SimulatedKernel:
             HostError: a device's node can't be made by this process; there is no device then.
         """
         path.stat()
-        parts = Path(os.path.realpath(path)).relative_to(os.path.realpath(self.paths.root)).parts
+        where, root = Path(os.path.realpath(path)), os.path.realpath(self.paths.root)
+        if not where.is_relative_to(root):
+            raise refusal(errno.EXDEV, path)
+        parts = where.relative_to(root).parts
         match parts:
             case (*_, address, "mdev_supported_types", type_id, "create") if address in self.node.card_of:
                 if text:

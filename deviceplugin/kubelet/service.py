@@ -1,0 +1,219 @@
+"""What the kubelet asks of a resource: the DevicePlugin service, a new one for each connection.
+
+Nothing on a socket tells who calls. The kubelet is taken to be whoever asks for the list first after
+the endpoint has begun to register, which it does within milliseconds. Others who can reach the socket
+get the same answers, but their coming and going moves nothing, and there are bounds to what they can
+ask for at a time, so that they can't keep the agent from serving the kubelet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+import grpc
+import grpc.aio
+
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
+from deviceplugin.errors import BadRequest
+from deviceplugin.handover import Handover
+from deviceplugin.inventory.offer import Offer
+from deviceplugin.kubelet.translation import Context, granted, offered, translated
+
+log = logging.getLogger(__name__)
+
+MAX_GUESTS = 8
+"""Streams of the list beside the kubelet's own, which is one."""
+LIMITS = (
+    # The kubelet has one connection, and a request under way for each container that it starts.
+    ("grpc.max_allowed_incoming_connections", 8),
+    ("grpc.max_concurrent_streams", 128),
+    # Twice the IDs of a resource with as many slots as there can be.
+    ("grpc.max_receive_message_length", 2 << 20),
+    # Milliseconds: whoever connects and does not speak, or has nothing to ask, makes room for others.
+    ("grpc.server_handshake_timeout_ms", 3_000),
+    ("grpc.max_connection_idle_ms", 60_000),
+)
+"""What all clients of a socket can have together, as options of its server."""
+
+
+class Backend(Protocol):
+    """What stands behind all endpoints. Each method raises PluginError for what it can't do."""
+
+    async def allocate(self, resource: str, ids: Sequence[str]) -> Handover: ...
+
+    async def prepare(self, resource: str, ids: Sequence[str]) -> None: ...
+
+    def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]: ...
+
+
+class Listing:
+    """A resource's list of devices as it is now, for all who listen to it."""
+
+    def __init__(self, resource: str) -> None:
+        self.offer = Offer(resource)
+        self.response = pb.ListAndWatchResponse()
+        self.ids: frozenset[str] = frozenset()
+        self.revision = 0
+        self.changed = asyncio.Event()
+
+    def publish(self, offer: Offer) -> None:
+        """List this from now on; sent only if it differs."""
+        if offer != self.offer:
+            self.offer = offer
+            self.response = offered(offer)
+            self.ids = frozenset(slot.id for slot in offer.slots)
+            self.resend()
+
+    def resend(self) -> None:
+        """Send the list as it is once more."""
+        self.revision += 1
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Service(rpc.DevicePluginServicer):
+    """Answers on one socket.
+
+    Args:
+        on_connection: called when the kubelet begins or ends to listen.
+    """
+
+    def __init__(self, listing: Listing, backend: Backend, *, on_connection: Callable[[bool], None]) -> None:
+        self._listing = listing
+        self._backend = backend
+        self._on_connection = on_connection
+        self._guests = 0
+        self._requests = 0
+        self.expecting = False
+        """Whether the kubelet may ask for the list: it knows of this socket, or is being told."""
+        self.connected = False
+        """Whether the kubelet is listening."""
+        self.listened = asyncio.Event()
+        """Set once it has begun to."""
+        self.ending = asyncio.Event()
+        """To be set when all lists are to end."""
+        self.idle = asyncio.Event()
+        """Set while no request is under way."""
+        self.idle.set()
+
+    @property
+    def _resource(self) -> str:
+        return self._listing.offer.resource
+
+    async def GetDevicePluginOptions(self, request: pb.Empty, context: Context) -> pb.DevicePluginOptions:  # noqa: N802
+        """Which optional calls are wanted: both."""
+        return pb.DevicePluginOptions(pre_start_required=True, get_preferred_allocation_available=True)
+
+    async def ListAndWatch(  # noqa: N802
+        self, request: pb.Empty, context: Context
+    ) -> AsyncIterator[pb.ListAndWatchResponse]:
+        """The list, and the list again on every change. Several streams each see all of them."""
+        if self.expecting and not self.listened.is_set():
+            async with self._kubelet():
+                async for response in self._responses():
+                    yield response
+            return
+        if self._guests >= MAX_GUESTS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._resource}: {MAX_GUESTS} others listen already, beside the kubelet",
+            )
+        self._guests += 1
+        try:
+            async for response in self._responses():
+                yield response
+        finally:
+            self._guests -= 1
+
+    @contextlib.asynccontextmanager
+    async def _kubelet(self) -> AsyncIterator[None]:
+        """The kubelet listens, for the length of the block."""
+        self.connected = True
+        self.listened.set()
+        self._on_connection(True)
+        try:
+            yield
+        finally:
+            self.connected = False
+            self._on_connection(False)
+
+    async def _responses(self) -> AsyncIterator[pb.ListAndWatchResponse]:
+        sent = -1
+        while not self.ending.is_set():
+            changed = self._listing.changed
+            if sent != self._listing.revision:
+                sent = self._listing.revision
+                yield self._listing.response
+                continue
+            await first_of(changed, self.ending)
+
+    async def GetPreferredAllocation(  # noqa: N802
+        self, request: pb.PreferredAllocationRequest, context: Context
+    ) -> pb.PreferredAllocationResponse:
+        """Which devices to choose; never an error, which would fail the pod.
+
+        The kubelet asks for one container at a time. The event loop answers, so no time is spent on what
+        it can't have asked: more containers, or devices that were never listed.
+        """
+        return pb.PreferredAllocationResponse(
+            container_responses=[
+                pb.ContainerPreferredAllocationResponse(deviceIDs=self._prefer(container))
+                for container in request.container_requests[:1]
+            ]
+        )
+
+    def _prefer(self, container: pb.ContainerPreferredAllocationRequest) -> Sequence[str]:
+        available = [uuid for uuid in container.available_deviceIDs if uuid in self._listing.ids]
+        required = container.must_include_deviceIDs[: len(self._listing.ids)]
+        size = max(container.allocation_size, 0)
+        try:
+            return self._backend.prefer(available, required, size)
+        except Exception:
+            log.exception("no preference could be worked out", extra={"resource": self._resource})
+            return (*required, *available)[:size]
+
+    async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
+        """Make the devices of one container."""
+        count = len(request.container_requests)
+        async with self._request(), translated(context):
+            if count != 1:
+                raise BadRequest(
+                    f"{self._resource}: the request is for {count} containers, and the kubelet sends one each"
+                )
+            given = await self._backend.allocate(self._resource, request.container_requests[0].devices_ids)
+            return pb.AllocateResponse(container_responses=[granted(given)])
+
+    async def PreStartContainer(  # noqa: N802
+        self, request: pb.PreStartContainerRequest, context: Context
+    ) -> pb.PreStartContainerResponse:
+        """Have the devices ready before a container starts."""
+        async with self._request(), translated(context):
+            await self._backend.prepare(self._resource, request.devices_ids)
+        return pb.PreStartContainerResponse()
+
+    @contextlib.asynccontextmanager
+    async def _request(self) -> AsyncIterator[None]:
+        """A request under way, for the length of the block."""
+        self._requests += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self.idle.set()
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
