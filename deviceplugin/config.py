@@ -169,8 +169,7 @@ class HandoverSection(_Strict):
     cdi: Annotated[
         bool,
         msgspec.Meta(
-            description="Only false: devices are handed over as device nodes.",
-            extra_json_schema={"const": False},
+            description="Hand devices over by their CDI names, instead of as device nodes.",
         ),
     ] = False
 
@@ -208,6 +207,7 @@ def load(path: Path) -> Config:
             grace=_seconds(file.reclaim.grace),
             interval=_seconds(file.reclaim.interval),
         ),
+        cdi=file.handover.cdi,
     )
 
 
@@ -236,8 +236,6 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
             if problem := _attribute_problem(attribute, value):
                 step = attribute if isinstance(section.attributes, dict) else place
                 yield ("resources", position, "attributes", step), problem
-    if file.handover.cdi:
-        yield ("handover", "cdi"), "CDI is not supported: only false is allowed"
     for key, text, least in (
         ("grace", file.reclaim.grace, MIN_GRACE),
         ("interval", file.reclaim.interval, MIN_INTERVAL),
