@@ -11,12 +11,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
 from deviceplugin.errors import PluginError
 from deviceplugin.handover import Handover, hand_over
+from deviceplugin.host.cdi import SpecFiles
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
@@ -36,6 +38,7 @@ from deviceplugin.pods import Pods
 from deviceplugin.reclaim import HeldBack, Reclaim
 from deviceplugin.recovery import PATIENCE, Recovery
 from deviceplugin.settings import Config
+from deviceplugin.specs import Specs
 from deviceplugin.telemetry.metrics import Metrics, result
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class Agent:
 
     Args:
         http: where to serve metrics and health; nowhere by default.
+        cdi: the directory for CDI specifications, should they be wanted; the node's own by default.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Agent:
         kubelet: KubeletPaths,
         node_name: str,
         http: Address | None = None,
+        cdi: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.metrics = Metrics(held_back=lambda: tuple(self._reclaim.held_back.values()))
@@ -84,11 +89,14 @@ class Agent:
             on_settled=self._settled,
         )
         self._memory = KubeletMemory(kubelet, self._endpoints, clock)
+        files = SpecFiles(cdi or kernel.paths.cdi)
+        self._specs = Specs(files, self._node, self._ledger) if config.cdi else None
         self._allocation = Allocation(
             self._node,
             self._ledger,
             offered=self._advertising.was_offered,
-            remembered=self._memory.remembered_paths,
+            remembered=self._memory.remembered_nodes,
+            specs=self._specs,
             knowledge=lambda: self._knowledge,
             on_made=self._made,
             on_occupied=self._occupied,
@@ -129,6 +137,9 @@ class Agent:
         """
         with self._told_by_http():
             remove_stale_sockets(self._paths, SOCKETS)
+            if self._specs is not None:
+                # Before any device is made again, which may have another group than it says there.
+                await self._specs.tidy()
             recalled = await self._recovery.recall()
             # Before there is a task group nothing can be started: the first offer is made inside it.
             await self._node.rescan()
@@ -151,6 +162,8 @@ class Agent:
             self._start(self._node.follow(), "follow the node")
             self._start(watch(self._paths, self._endpoints.values()), "watch the kubelet")
             self._start(self._pods.run(), "name the pods")
+            if self._specs is not None:
+                self._start(self._specs.run(), "tidy the CDI specifications")
             if self._config.reclaim.enabled:
                 self._start(self._reclaim.run(), "reclaim")
             if not recalled:
@@ -199,6 +212,8 @@ class Agent:
         gone = [uuid for uuid in before.devices.keys() - after.devices.keys() if not self._node.has(uuid)]
         self._ledger.vanished(gone, held=self._advertising.held)
         self._knowledge = self._knowledge.forget(before.cards.keys() - after.cards.keys())
+        if gone and self._specs is not None:
+            self._specs.tidy_soon()
         if self._ledger.pulled:
             self._pods.ask_soon()
         self._advertise(after)
@@ -299,7 +314,7 @@ class Agent:
                 devices = await self._allocation.allocate(self._advertising.resource(resource), ids)
             finally:
                 self.metrics.allocation_seconds.observe(self._clock() - began)
-        return hand_over(self._node.kernel.paths, resource, devices)
+        return hand_over(self._node.kernel.paths, resource, devices, cdi=self._config.cdi)
 
     async def prepare(self, resource: str, ids: Sequence[str]) -> None:
         """See ``kubelet.service.Backend``."""

@@ -28,6 +28,7 @@ from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
 from deviceplugin.making import Maker, about
+from deviceplugin.specs import Specs
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _SHOWN = 64
 """Characters of a foreign ID that an error message repeats."""
 
 Remembered = Callable[[str], Awaitable[Collection[frozenset[str]]]]
-"""The host paths of each container that the kubelet remembers with a device."""
+"""What each container gets that the kubelet remembers with a device: host paths, or CDI names."""
 
 
 class Allocation:
@@ -48,6 +49,7 @@ class Allocation:
     Args:
         offered: whether an ID was ever advertised for a resource.
         remembered: what the kubelet remembers of a device; raises KubeletError if that can't be read.
+        specs: the devices' CDI specifications; None where containers get device nodes.
         knowledge: what was learned of the node's cards.
         on_made: called with the resource and its new device.
         on_occupied: called with a device that somebody else made and that turned out to be in use.
@@ -60,6 +62,7 @@ class Allocation:
         *,
         offered: Callable[[str, str], bool],
         remembered: Remembered,
+        specs: Specs | None = None,
         knowledge: Callable[[], Knowledge] = Knowledge,
         on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
         on_occupied: Callable[[str], None] = lambda _uuid: None,
@@ -68,6 +71,7 @@ class Allocation:
         self._ledger = ledger
         self._offered = offered
         self._remembered = remembered
+        self._specs = specs
         self._on_occupied = on_occupied
         self._maker = Maker(node, ledger, knowledge=knowledge, belongs=offered, on_made=on_made)
         self._undoing: set[asyncio.Task[None]] = set()
@@ -81,6 +85,8 @@ class Allocation:
         wanted = self._checked(resource, ids)
         async with self._request(resource, wanted, DEADLINE) as made:
             devices = await self._have(resource, wanted, made)
+            for device in devices:
+                await self._specify(resource, device)
             for device in devices:
                 if device.group is not None:
                     self._ledger.handed_over(device.uuid, device.group)
@@ -116,6 +122,7 @@ class Allocation:
             # Whose it was is not known: it is never handed out as it is, but to the pod that had it.
             self._ledger.used([uuid])
             log.info("device made again that the kubelet remembers", extra=about(resource, device))
+            await self._specify(resource, device)
 
     def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> tuple[str, ...]:
         """The IDs that the kubelet should choose: never-used devices first, then one NUMA node.
@@ -199,6 +206,9 @@ class Allocation:
                 await self._maker.undo([uuid])
             finally:
                 lock.release()
+                if self._specs is not None:
+                    # It may have come and gone between two looks at the node.
+                    self._specs.tidy_soon()
 
     async def _have(self, resource: Resource, wanted: tuple[str, ...], made: list[str]) -> tuple[Device, ...]:
         devices: dict[str, Device] = {}
@@ -274,8 +284,9 @@ class Allocation:
             await self._complete(resource, device)
         if device.group is None:
             raise AllocationError(f"{resource.name}: the device {uuid} has no VFIO group")
+        await self._specify(resource, device)
         if not self._ledger.told_only(uuid, device.group):
-            await self._compare(resource, device, handover.host_path(self._node.kernel.paths, device.group))
+            await self._compare(resource, device, device.group)
         self._ledger.handed_over(uuid, device.group)
 
     async def _complete(self, resource: Resource, device: Device) -> None:
@@ -284,18 +295,30 @@ class Allocation:
         if resource.attributes and not theirs and not await self._node.is_held(device.uuid):
             await self._maker.set_attributes(resource, device)
 
-    async def _compare(self, resource: Resource, device: Device, path: str) -> None:
+    async def _specify(self, resource: Resource, device: Device) -> None:
+        """With CDI, have what the container runtime reads of a device say what it is now."""
+        if self._specs is None:
+            return
+        try:
+            await self._specs.write(device)
+        except HostError as error:
+            raise AllocationError(f"{resource.name}: {error}") from error
+
+    async def _compare(self, resource: Resource, device: Device, group: int) -> None:
         """Refuse to start a container that would get another device's node.
 
-        Every container that the kubelet remembers with this device has to get this path: which of them
-        is about to start isn't said.
+        Every container that the kubelet remembers with this device has to get this group's path: which of
+        them is about to start isn't said. With CDI the device's name will do, whose specification is true;
+        but a container that was allocated before CDI was switched on is remembered with paths.
         """
+        path = handover.host_path(self._node.kernel.paths, group)
+        right = {path} if self._specs is None else {path, handover.cdi_name(device.uuid)}
         containers = await self._remembered(device.uuid)
-        if all(path in paths for paths in containers):
+        if all(right & nodes for nodes in containers):
             return
         remembered = sorted(set().union(*containers))
         raise AllocationError(
-            f"{resource.name}: the device {device.uuid} was made again and is {path} now, but the kubelet "
+            f"{resource.name}: the device {device.uuid} is {path} now, but the kubelet "
             f"would give the container {', '.join(remembered) or 'no device node'}, as allocated before; "
             "delete the pod so that it is allocated anew"
         )

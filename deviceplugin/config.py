@@ -222,8 +222,7 @@ class HandoverSection(_Strict):
     cdi: Annotated[
         bool,
         msgspec.Meta(
-            description="Only false: devices are handed over as device nodes.",
-            extra_json_schema={"const": False},
+            description="Hand devices over by their CDI names, instead of as device nodes.",
         ),
     ] = False
 
@@ -261,6 +260,7 @@ def load(path: Path) -> Config:
             grace=_seconds(file.reclaim.grace),
             interval=_seconds(file.reclaim.interval),
         ),
+        cdi=file.handover.cdi,
     )
 
 
@@ -285,8 +285,6 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
         seen.add(section.name)
         for where, problem in _resource_problems(section):
             yield ("resources", position, *where), problem
-    if file.handover.cdi:
-        yield ("handover", "cdi"), "CDI is not supported: only false is allowed"
     for key, text, least in (
         ("grace", file.reclaim.grace, MIN_GRACE),
         ("interval", file.reclaim.interval, MIN_INTERVAL),

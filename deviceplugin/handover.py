@@ -1,7 +1,9 @@
-"""What a container gets of its devices: environment, device nodes and annotations.
+"""What a container gets of its devices: environment, annotations, and device nodes or their CDI names.
 
 ``MDEV_PCI_RESOURCE_<RESOURCE>`` is KubeVirt's variable, by its rule: the resource's name in upper case
 with ``/`` and ``.`` turned into ``_``, and ``-`` kept. The others are ours and can be read by a shell.
+With CDI the container runtime looks a device's nodes up by its name when it makes the container, in the
+specification that is written for it.
 """
 
 from __future__ import annotations
@@ -9,12 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from deviceplugin.host.paths import SYSFS_DEVICES, HostPaths
 from deviceplugin.inventory.snapshot import Device
 
 VFIO_CONTAINER = "/dev/vfio/vfio"
 _PERMISSIONS = "mrw"
+_CDI_KIND = "vfio.dev/mdev"
+_CDI_VERSION = "0.5.0"
+"""The first in which names may begin with a digit, and nodes have another path on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +39,17 @@ class Handover:
     environment: dict[str, str] = field(default_factory=dict)
     nodes: tuple[DeviceNode, ...] = ()
     annotations: dict[str, str] = field(default_factory=dict)
+    cdi_names: tuple[str, ...] = ()
+    """What stands for the nodes where CDI is on."""
 
 
-def hand_over(paths: HostPaths, resource: str, devices: Sequence[Device]) -> Handover:
+def hand_over(paths: HostPaths, resource: str, devices: Sequence[Device], *, cdi: bool = False) -> Handover:
     """What a container gets of these devices, which all have a group.
 
     Lists in variables are separated by commas and in the same order in each.
+
+    Args:
+        cdi: name the devices, whose specifications are written, instead of their nodes.
     """
     prefix = f"MDEV_{re.sub('[^A-Z0-9]', '_', resource.upper())}"
     uuids = [device.uuid for device in devices]
@@ -50,14 +61,38 @@ def hand_over(paths: HostPaths, resource: str, devices: Sequence[Device]) -> Han
             f"{prefix}_TYPES": ",".join(device.type for device in devices),
             f"{prefix}_SYSFSDEVS": ",".join(f"{SYSFS_DEVICES}/{uuid}" for uuid in uuids),
         },
-        nodes=(
-            DeviceNode(VFIO_CONTAINER, str(paths.container)),
-            *(DeviceNode(container_path(group), host_path(paths, group)) for group in groups),
-        ),
+        nodes=() if cdi else _nodes(paths, groups),
         annotations={
             f"mdev.vfio.dev/{device.uuid}": f"{device.type} on {device.parent}" for device in devices
         },
+        cdi_names=tuple(map(cdi_name, uuids)) if cdi else (),
     )
+
+
+def _nodes(paths: HostPaths, groups: Sequence[int]) -> tuple[DeviceNode, ...]:
+    return (
+        DeviceNode(VFIO_CONTAINER, str(paths.container)),
+        *(DeviceNode(container_path(group), host_path(paths, group)) for group in groups),
+    )
+
+
+def cdi_name(uuid: str) -> str:
+    """What a container runtime knows a device by."""
+    return f"{_CDI_KIND}={uuid}"
+
+
+def specification(paths: HostPaths, device: Device) -> dict[str, Any]:
+    """The CDI specification of a device that has a group."""
+    assert device.group is not None, "checked before it is handed over"
+    nodes = [
+        {"path": node.container_path, "hostPath": node.host_path, "permissions": node.permissions}
+        for node in _nodes(paths, [device.group])
+    ]
+    return {
+        "cdiVersion": _CDI_VERSION,
+        "kind": _CDI_KIND,
+        "devices": [{"name": device.uuid, "containerEdits": {"deviceNodes": nodes}}],
+    }
 
 
 def container_path(group: int) -> str:

@@ -28,3 +28,5 @@ class Config:
     discovery: Discovery = field(default_factory=Discovery)
     resources: tuple[Resource, ...] = ()
     reclaim: ReclaimSettings = field(default_factory=ReclaimSettings)
+    cdi: bool = False
+    """Whether containers get their devices by CDI names."""

@@ -45,6 +45,13 @@ log = logging.getLogger(__name__)
     help="Serve /metrics, /healthz and /readyz there; ':8080' means on all addresses.  [default: nowhere]",
 )
 @click.option(
+    "--cdi-directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="MDEV_CDI_DIRECTORY",
+    show_envvar=True,
+    help="Where CDI specifications go, if the configuration wants them.  [default: the node's /var/run/cdi]",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
     default="json",
@@ -68,6 +75,7 @@ def command(
     simulated: Path | None,
     node_name: str | None,
     http: str | None,
+    cdi_directory: Path | None,
     log_format: logs.LogFormat,
     log_level: str,
 ) -> None:
@@ -85,6 +93,7 @@ def command(
         kubelet=KubeletPaths(kubelet_root.absolute()),
         node_name=name,
         http=_address(http),
+        cdi=cdi_directory.absolute() if cdi_directory is not None else None,
     )
     try:
         asyncio.run(_until_told(agent, version=__version__, node=name, kubelet_root=str(kubelet_root)))

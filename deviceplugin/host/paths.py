@@ -40,6 +40,11 @@ class HostPaths:
         """The VFIO container's device node, which every user of a group needs beside the group's own."""
         return self.vfio / "vfio"
 
+    @property
+    def cdi(self) -> Path:
+        """Where container runtimes look for CDI specifications that don't outlive the node's running."""
+        return self.root / "var/run/cdi"
+
     def parent(self, address: str) -> Path:
         return self.parents / address
 

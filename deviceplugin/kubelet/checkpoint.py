@@ -34,6 +34,8 @@ class Holding:
     resource: str
     paths: frozenset[str]
     """The host paths of the device nodes that the container gets with it."""
+    cdi_names: frozenset[str] = frozenset()
+    """The CDI names that its nodes are looked up by, where it was allocated with CDI."""
 
     @property
     def first_group(self) -> int:
@@ -103,7 +105,8 @@ def parse(content: bytes, path: Path) -> dict[str, tuple[Holding, ...]]:
             encoded = b"" if answer is None else base64.b64decode(answer)
             response = pb.ContainerAllocateResponse.FromString(encoded)
             paths = frozenset(node.host_path for node in response.devices)
-            holding = Holding(_text(entry.get("ResourceName", "")), paths)
+            names = frozenset(device.name for device in response.cdi_devices)
+            holding = Holding(_text(entry.get("ResourceName", "")), paths, names)
             for uuid in _ids(entry["DeviceIDs"]):
                 found[uuid] = (*found.get(uuid, ()), holding)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DecodeError) as error:

@@ -100,8 +100,8 @@ class KubeletMemory:
         found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
         return found.devices if found is not None else {}
 
-    async def remembered_paths(self, uuid: str) -> tuple[frozenset[str], ...]:
-        """The host paths of each container that the kubelet remembers with this device.
+    async def remembered_nodes(self, uuid: str) -> tuple[frozenset[str], ...]:
+        """What each container that the kubelet remembers with this device gets: host paths, or CDI names.
 
         Raises:
             KubeletError: the checkpoint can't be understood, not even when written anew.
@@ -112,4 +112,4 @@ class KubeletMemory:
             await self._rewrite()
             found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
         holdings = found.holdings.get(uuid, ()) if found is not None else ()
-        return tuple(holding.paths for holding in holdings)
+        return tuple(holding.paths | holding.cdi_names for holding in holdings)

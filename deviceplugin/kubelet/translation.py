@@ -75,4 +75,5 @@ def granted(given: Handover) -> pb.ContainerAllocateResponse:
             )
             for node in given.nodes
         ],
+        cdi_devices=[pb.CDIDevice(name=name) for name in given.cdi_names],
     )

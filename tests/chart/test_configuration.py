@@ -70,7 +70,7 @@ def test_a_whole_configuration_file_with_its_version_will_do() -> None:
         ({"discovery": {"domain": "kubernetes.io"}}, "'/config/discovery/domain': 'not' failed"),
         ({"reclaim": {"grace": 10}}, "'/config/reclaim/grace': got number, want string"),
         ({"reclaim": {"grace": "10 s"}}, "'/config/reclaim/grace': '10 s' does not match"),
-        ({"handover": {"cdi": True}}, "'/config/handover/cdi': value must be false"),
+        ({"handover": {"cdi": "yes"}}, "'/config/handover/cdi': got string, want boolean"),
         ({"resources": [{"name": "a.b/c"}]}, "'/config/resources/0': missing property 'types'"),
         ({"resources": [{"name": "c", "types": ["d"]}]}, "'/config/resources/0/name': 'c' does not match"),
         ({"resources": [{"name": "a.b/c", "types": []}]}, "'/config/resources/0/types': minItems"),

@@ -95,6 +95,15 @@ def test_of_the_node_only_the_kubelets_sockets_are_writable() -> None:
     assert [name for name, mount in mounts.items() if not mount.get("readOnly")] == ["device-plugins"]
 
 
+def test_the_nodes_cdi_directory_is_there_only_for_cdi() -> None:
+    for more in ({}, SIMULATED):
+        assert "cdi" not in _volumes({**more, "config": {"handover": {"cdi": False}}})
+        values = {**more, "config": {"handover": {"cdi": True}}}
+        assert _volumes(values)["cdi"]["hostPath"] == {"path": "/var/run/cdi", "type": "DirectoryOrCreate"}
+        assert _mounts(_agent(values))["cdi"] == {"name": "cdi", "mountPath": "/var/run/cdi"}
+        assert {"name": "MDEV_CDI_DIRECTORY", "value": "/var/run/cdi"} in _agent(values)["env"]
+
+
 def test_what_the_agent_died_of_is_not_written_to_the_nodes_dev() -> None:
     agent = _agent()
     assert agent["terminationMessagePolicy"] == "FallbackToLogsOnError"

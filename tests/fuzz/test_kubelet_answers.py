@@ -20,6 +20,7 @@ from deviceplugin.advertising import Advertising
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as plugin_pb
 from deviceplugin.api import podresources_v1_pb2 as pb
 from deviceplugin.errors import KubeletError
+from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
 from deviceplugin.kubelet import checkpoint
 from deviceplugin.kubelet.checkpoint import Checkpoint
@@ -66,7 +67,7 @@ def understood(content: bytes) -> None:
     sent: list[plugin_pb.ListAndWatchResponse] = []
     advertising = Advertising(Config(), node_name="n", publish=lambda offer: sent.append(offered(offer)))
     advertising.held = devices
-    advertising.update(NODE, pulled=(), stuck=())
+    advertising.update(Capacity(NODE), pulled=(), stuck=())
     assert sent
 
 

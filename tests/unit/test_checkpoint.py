@@ -324,11 +324,11 @@ def test_an_agent_without_endpoints_has_no_calm_kubelet(kubelet: Kubelet) -> Non
 async def test_what_is_remembered_needs_no_stream(kubelet: Kubelet) -> None:
     asked = kubelet.memory()
     assert await asked.remembered_devices() == {}
-    assert await asked.remembered_paths(ONE) == ()
+    assert await asked.remembered_nodes(ONE) == ()
     kubelet.write(written(entry([ONE], response("/dev/vfio/7"))))
     assert await asked.remembered_devices() == {ONE: RESOURCE}
-    assert await asked.remembered_paths(ONE) == (frozenset({"/dev/vfio/7"}),)
-    assert await asked.remembered_paths(TWO) == ()
+    assert await asked.remembered_nodes(ONE) == (frozenset({"/dev/vfio/7"}),)
+    assert await asked.remembered_nodes(TWO) == ()
 
 
 async def test_a_checkpoint_that_is_not_understood_is_written_anew_before_paths_are_compared(
@@ -336,10 +336,10 @@ async def test_a_checkpoint_that_is_not_understood_is_written_anew_before_paths_
 ) -> None:
     kubelet.write(b"{")
     line = Line(lambda: kubelet.write(written(entry([ONE], response("/dev/vfio/7")))))
-    assert await kubelet.memory(line).remembered_paths(ONE) == (frozenset({"/dev/vfio/7"}),)
+    assert await kubelet.memory(line).remembered_nodes(ONE) == (frozenset({"/dev/vfio/7"}),)
 
 
 async def test_a_checkpoint_that_stays_damaged_is_told(kubelet: Kubelet) -> None:
     kubelet.write(b"{")
     with pytest.raises(KubeletError):
-        await kubelet.memory(Line(lambda: kubelet.write(b"{"))).remembered_paths(ONE)
+        await kubelet.memory(Line(lambda: kubelet.write(b"{"))).remembered_nodes(ONE)

@@ -170,7 +170,6 @@ def test_durations_are_read_with_their_unit(tmp_path: Path, text: str, seconds: 
         ("resources.0.attributes", {"a": "1", "./remove": "1"}, "is not an attribute"),
         ("resources.0.attributes", {"a": "1", "b[0]": "1"}, "is not an attribute"),
         ("resources.0.attributes", {"a": "1", "b": "\0"}, "has a NUL byte"),
-        ("handover.cdi", True, "CDI is not supported"),
     ],
 )
 def test_what_the_form_does_not_forbid_is_refused_with_its_line(

@@ -73,3 +73,9 @@ seccompProfile:
 {{- default "vfio.dev" $discovery.domain }}/mtty-1
 {{- end }}
 {{- end }}
+
+{{/* Whether the configuration has devices handed over by CDI. */}}
+{{- define "mdev-device-plugin.cdi" -}}
+{{- $handover := default dict .Values.config.handover }}
+{{- default false $handover.cdi }}
+{{- end }}

@@ -1,0 +1,98 @@
+"""CDI specifications on the node: one file for each device, in the directory that container runtimes read.
+
+A file appears whole under its name or not at all. Runtimes pass over the name that it is written under,
+which does not end as a specification's does; nothing that is planted at either name is followed. A file is
+ours by its name, which has a UUID with the agent's mark in it, and all others are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from deviceplugin.errors import HostError
+from deviceplugin.inventory import slots
+
+_PREFIX = "vfio.dev-mdev_"
+_SUFFIX = ".json"
+_ASIDE = ".tmp"
+_MODE = 0o644
+
+
+class SpecFiles:
+    """The files of our devices in a directory that others use too. All of its calls block for a moment."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, uuid: str) -> Path:
+        return self.directory / f"{_PREFIX}{uuid}{_SUFFIX}"
+
+    def write(self, uuid: str, text: str) -> None:
+        """Have a device's file say this, whatever is there now.
+
+        Raises:
+            HostError: it can't be written; what was there stays.
+        """
+        target = self.path(uuid)
+        # A name of its own for each writing: one that nobody waits for any more may still be under way.
+        aside = self.directory / f"{_PREFIX}{uuid}.{secrets.token_hex(4)}{_ASIDE}"
+        try:
+            self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(fd, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fchmod(fd, _MODE)  # Whatever the umask is.
+                aside.replace(target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    aside.unlink()
+                raise
+        except OSError as error:
+            raise HostError(f"the CDI specification {target} can't be written: {_why(error)}") from error
+
+    def remove(self, uuid: str) -> None:
+        """Remove all that is there of a device, which may be nothing.
+
+        Raises:
+            HostError: something of it stays.
+        """
+        for path, owner in self._ours():
+            if owner != uuid:
+                continue
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise HostError(f"the CDI specification {path} can't be removed: {_why(error)}") from error
+
+    def uuids(self) -> frozenset[str]:
+        """The devices of which there is something.
+
+        Raises:
+            HostError: the directory can't be read.
+        """
+        return frozenset(owner for _, owner in self._ours())
+
+    def _ours(self) -> Iterator[tuple[Path, str]]:
+        try:
+            names = sorted(path.name for path in self.directory.iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise HostError(f"the directory {self.directory} can't be read: {_why(error)}") from error
+        for name in names:
+            if name.startswith(_PREFIX) and name.endswith((_SUFFIX, _ASIDE)):
+                uuid = name.removeprefix(_PREFIX).partition(".")[0]
+                if slots.is_ours(uuid):
+                    yield self.directory / name, uuid
+
+
+def _why(error: OSError) -> str:
+    name = errno.errorcode.get(error.errno or 0, "unknown error")
+    return f"{name} ({os.strerror(error.errno)})" if error.errno else str(error)
