@@ -14,6 +14,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,8 @@ TYPES = {"mtty": ("mtty-1", "mtty-2"), "mdpy": ("mdpy-vga", "mdpy-xga", "mdpy-hd
 RESOURCES = tuple(vfio(type_id) for types in TYPES.values() for type_id in types)
 PROMISED = 0.1
 """Seconds from a change to the list that tells of it."""
+LIMIT = PROMISED if os.environ.get("MDEV_TEST_KVM") == "1" else 30 * PROMISED
+"""Seconds that no change may take here: an emulated processor is twenty times as slow, and often shared."""
 PHASE = 25
 """Changes in which the node rather fills, or rather empties."""
 
@@ -156,8 +159,11 @@ async def test_every_count_follows_the_kernels(stage: Stage, capsys: pytest.Capt
         listening = asyncio.create_task(lists.follow())
         walk = Walk(stage, lists, devices, random.Random(SEED))
         await walk.follows("at first", time.monotonic())
+        before = cpu_seconds(stage)
         for number in range(WALK):
             await walk.step(number)
+        spent = zip(cpu_seconds(stage), before, strict=True)
+        cost = [(after - earlier) * 1000 / WALK for after, earlier in spent]
         for pod in walk.pods:
             await stage.kubelet.force_delete(pod)
         for device in walk.foreign:
@@ -165,9 +171,19 @@ async def test_every_count_follows_the_kernels(stage: Stage, capsys: pytest.Capt
         await stage.offers(within=PATIENCE, **EMPTY)
         listening.cancel()
     every = [second for what, seconds in walk.seconds.items() if what != "at first" for second in seconds]
+    in_time = sum(second <= PROMISED for second in every)
     with capsys.disabled():
         print(f"\n{WALK} changes, SEED={SEED}; the kernel's own counts came late {walk.late} times")
         for what, seconds in sorted(walk.seconds.items()):
             print(told(what, seconds))
         print(told("all", every))
-    assert sum(second <= PROMISED for second in every) >= 0.5 * len(every)
+        print(f"{in_time} of {len(every)} within {PROMISED * 1000:.0f} ms")
+        print(f"a change cost the agent {cost[0]:.0f} ms of CPU, and the kubelet's side {cost[1]:.0f} ms")
+    assert max(every) <= LIMIT
+
+
+def cpu_seconds(stage: Stage) -> tuple[float, float]:
+    """What the agent and this process have used so far."""
+    assert stage._agent is not None
+    fields = Path(f"/proc/{stage._agent.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), time.process_time()
