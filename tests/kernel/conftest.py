@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from deviceplugin.host.kernel import LinuxKernel
+from deviceplugin.host.kernel import Kernel, LinuxKernel
+from tests.component.world import TUNED, Stage
 from tests.kernel.modules import SAMPLES, Modules
 from tests.kernel.waiting import wait_until
 
 _HERE = Path(__file__).parent
+PATIENCE = 60.0
+"""Seconds; a machine without KVM takes ten times as long for everything."""
+NARROWED = (
+    "setpriv",
+    "--no-new-privs",
+    "--bounding-set=-all,+dac_override,+net_admin",
+    "--inh-caps=-all",
+    "--",
+)
+"""All that the Helm chart leaves an agent of root's privileges, by its default values."""
+EMPTY = {
+    "mtty_1": 24,
+    "mtty_2": 12,
+    "mdpy_vga": 4,
+    "mbochs_small": 64,
+    "mbochs_medium": 16,
+    "mbochs_large": 4,
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,6 +102,24 @@ def create(kernel: LinuxKernel) -> Callable[[str], str]:
     return create_one
 
 
-def group_of(kernel: LinuxKernel, device: str) -> int:
+@pytest.fixture
+async def stage(kernel: LinuxKernel, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """An agent that has told of an empty node; its configuration may be the fixture's parameter."""
+    directory = Path(tempfile.mkdtemp(prefix="mdev-", dir="/tmp"))
+    config = getattr(request, "param", TUNED)
+    stage = Stage(directory, kernel, config=config, kubelet={}, launcher=NARROWED)
+    await stage.kubelet.start()
+    await stage.start_agent()
+    try:
+        await stage.offers(within=PATIENCE, **EMPTY)
+        yield stage
+    finally:
+        wrong = await stage.end()
+        print(stage.raw_log)
+        shutil.rmtree(directory)
+    assert not wrong, "\n".join(wrong)
+
+
+def group_of(kernel: Kernel, device: str) -> int:
     """The VFIO group of a device."""
     return int((kernel.paths.device(device) / "iommu_group").readlink().name)

@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import random
-import shutil
-import tempfile
-import time
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from deviceplugin.handover import container_path
-from deviceplugin.host.kernel import LinuxKernel
-from deviceplugin.host.mdev import scan
-from deviceplugin.inventory import slots
-from tests.component.world import TUNED, Stage, vfio
+from tests.component.world import Stage, vfio
+from tests.kernel.conftest import EMPTY, PATIENCE
 from tests.kernel.modules import SAMPLES, Modules
 from tests.kernel.qemu import Qemu
 
 MTTY = "4348:3253"
-PATIENCE = 60.0
-"""Seconds; a machine without KVM takes ten times as long for everything."""
-NARROWED = (
-    "setpriv",
-    "--no-new-privs",
-    "--bounding-set=-all,+dac_override,+net_admin",
-    "--inh-caps=-all",
-    "--",
-)
-"""All that the Helm chart leaves an agent of root's privileges, by its default values."""
-EMPTY = {
-    "mtty_1": 24,
-    "mtty_2": 12,
-    "mdpy_vga": 4,
-    "mbochs_small": 64,
-    "mbochs_medium": 16,
-    "mbochs_large": 4,
-}
-
-
-@pytest.fixture
-async def stage(kernel: LinuxKernel) -> AsyncIterator[Stage]:
-    directory = Path(tempfile.mkdtemp(prefix="mdev-", dir="/tmp"))
-    stage = Stage(directory, kernel, config=TUNED, kubelet={}, launcher=NARROWED)
-    await stage.kubelet.start()
-    await stage.start_agent()
-    try:
-        await stage.offers(within=PATIENCE, **EMPTY)
-        yield stage
-    finally:
-        wrong = await stage.end()
-        print(stage.raw_log)
-        shutil.rmtree(directory)
-    assert not wrong, "\n".join(wrong)
 
 
 async def gone(stage: Stage) -> None:
@@ -144,42 +103,3 @@ async def test_devices_of_others_take_room_and_are_left_alone(stage: Stage) -> N
     await stage.kubelet.delete(pod)
     await stage.until(lambda: stage.devices.keys() == {foreign}, "only the foreign device", within=PATIENCE)
     await stage.offers(within=PATIENCE, mbochs_small=48)
-
-
-async def test_the_counts_follow_whatever_is_made_and_removed(stage: Stage) -> None:
-    chance = random.Random(1)
-    made: list[str] = []
-    types = [
-        (parent.address, entry.id)
-        for parent in scan(stage.kernel.paths).snapshot.parents
-        for entry in parent.types
-    ]
-    slowest = 0.0
-    for _ in range(40):
-        if made and chance.random() < 0.4:
-            stage.remove(made.pop(chance.randrange(len(made))))
-        else:
-            new = str(uuid.uuid4())
-            try:
-                stage.create(*chance.choice(types), new)
-            except OSError:
-                continue
-            made.append(new)
-        began = time.monotonic()
-        await stage.until(lambda: offered(stage) == counted(stage), "the kernel's counts", within=PATIENCE)
-        slowest = max(slowest, time.monotonic() - began)
-    print(f"counts followed within {slowest * 1000:.0f} ms")
-
-
-def counted(stage: Stage) -> dict[str, int]:
-    """What the kernel says it can still make; every device there is is somebody else's."""
-    assert not any(slots.is_ours(device) for device in stage.devices)
-    return {
-        vfio(entry.id): entry.available
-        for parent in scan(stage.kernel.paths).snapshot.parents
-        for entry in parent.types
-    }
-
-
-def offered(stage: Stage) -> dict[str, int]:
-    return stage.allocatable(*counted(stage))
