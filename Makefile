@@ -70,6 +70,28 @@ lint: $(VENV)/.ready  ## style, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+AUDIT_VENV ?= .venv-audit
+$(AUDIT_VENV)/.ready: requirements/audit.txt
+	@$(PYTHON) -m venv --clear $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/audit.txt
+	@touch $@
+
+.PHONY: audit
+audit: $(AUDIT_VENV)/.ready  ## known vulnerabilities in what the locks name (reaches the OSV service)
+	@for lock in run build dev kernel audit; do \
+	  echo "requirements/$$lock.txt:"; \
+	  $(AUDIT_VENV)/bin/pip-audit --strict --progress-spinner off --vulnerability-service osv \
+	    --disable-pip --require-hashes -r requirements/$$lock.txt \
+	  || { echo "requirements/$$lock.txt did not pass: either it names a package with an advisory, which is listed above," \
+	    "or the advisory service could not be asked, and then nothing was checked" >&2; exit 1; }; \
+	done
+
+.PHONY: sbom
+sbom: $(AUDIT_VENV)/.ready  ## build/sbom.json: the image's Python packages, as CycloneDX
+	@mkdir -p build
+	@$(AUDIT_VENV)/bin/cyclonedx-py requirements --output-reproducible --spec-version 1.6 --output-format JSON \
+	  --validate --pyproject pyproject.toml --output-file build/sbom.json requirements/run.txt
+
 .PHONY: chart
 chart: $(VENV)/.ready  ## write what is made of the chart: its schema, its README's table, manifests (Go, or helm)
 	@$(BIN)/python -m tests.chart.generate
@@ -89,3 +111,5 @@ lock: $(VENV)/.ready  ## resolve the dependencies anew (needs uv)
 	  --upgrade pyproject.toml --extra demo --group dev -o requirements/dev.txt
 	echo hatchling | uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	  --no-annotate --upgrade - -o requirements/build.txt
+	printf 'pip-audit>=2.10\ncyclonedx-bom>=7.5\n' | uv pip compile --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-annotate --upgrade - -o requirements/audit.txt
