@@ -76,8 +76,14 @@ def main() -> None:
 
 def fail(message: str, code: int) -> None:
     """Say one line on standard error and end."""
-    print(f"mdev-device-plugin: {' '.join(message.split())}", file=sys.stderr)
+    print(one_line(message), file=sys.stderr)
     sys.exit(code)
+
+
+def one_line(message: object) -> str:
+    """A message as it is printed, whatever bytes a path in it has."""
+    text = f"mdev-device-plugin: {' '.join(str(message).split())}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _is_of_output(error: OSError) -> bool:

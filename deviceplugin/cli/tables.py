@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import click
 
+from deviceplugin.cli import one_line
+
 NOTHING = "-"
 """What a cell shows where there is nothing to say."""
 _GAP = "  "
@@ -64,7 +66,7 @@ def cell(value: object) -> str:
 
 def note(message: object) -> None:
     """Say something on standard error, as one line, beside what the command prints."""
-    click.echo(f"mdev-device-plugin: {' '.join(str(message).split())}", err=True)
+    click.echo(one_line(message), err=True)
 
 
 def _cut(text: str, size: int) -> str:

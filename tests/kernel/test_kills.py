@@ -43,7 +43,7 @@ HOLDERS = 2
 GRACE = INTERVAL = 1.0
 """Seconds, as configured."""
 GONE_WITHIN = 5 * (GRACE + 2 * INTERVAL)
-"""Seconds: what is promised is a grace period and the next rounds; nothing here has KVM."""
+"""Seconds: five times a grace period and two rounds, since an emulated processor is slow."""
 WRONG = ("blocked until", "BUG:", "WARNING:", "Oops", "refcount_t", "use-after-free")
 """What the kernel says of a device that is removed in use, and of worse."""
 
@@ -168,6 +168,7 @@ class Killer:
                     await getattr(self, f"_{moment}")()
             except TimeoutError:
                 moment = "idle"
+        assert self.stage.agent_runs, "it ended by itself"
         async with asyncio.timeout(PATIENCE):
             await self.stage.kill_agent()
         self.counts[moment] += 1

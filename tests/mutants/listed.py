@@ -67,10 +67,10 @@ MUTANTS = (
     ),
     Mutant(
         "removes what does not bear the mark",
-        "deviceplugin/reclaim.py",
-        "{uuid for uuid in devices if slots.is_ours(uuid)} | self._occupied",
-        "set(devices)",
-        (f"{RECLAIM}::test_foreign_devices_stay_for_ever",),
+        "deviceplugin/inventory/slots.py",
+        "    return parse(uuid) is not None\n",
+        "    return True\n",
+        ("tests/unit/test_reclaim.py", f"{RECLAIM}::test_foreign_devices_stay_for_ever"),
     ),
     Mutant(
         "removes an adopted device once it is free",
@@ -189,7 +189,7 @@ MUTANTS = (
     Mutant(
         "starts a container with another device's node",
         "deviceplugin/allocation.py",
-        "        if all(path in paths for paths in containers):\n            return\n",
+        "        if all(right & nodes for nodes in containers):\n            return\n",
         "        return\n",
         (f"{PRESTART}::test_a_device_whose_group_changed_meanwhile_fails_the_start_clearly",),
     ),
@@ -213,7 +213,7 @@ MUTANTS = (
         "deviceplugin/allocation.py",
         "                await self._maker.undo([uuid])\n",
         "                pass\n",
-        (f"{ALLOCATE}::test_nothing_stays_when_the_card_fails_in_the_middle",),
+        (f"{ALLOCATE}::test_an_attribute_that_is_refused_fails_the_pod_and_leaves_nothing",),
     ),
     Mutant(
         "leaves a device that comes after its request was given up",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -102,10 +103,13 @@ def test_a_type_is_always_known_to_take_one_of_itself() -> None:
 
 
 def test_more_than_the_kernel_said_is_never_expected() -> None:
-    knowledge = after(carrying(MBOCHS), carrying(MBOCHS, mbochs_large=1))
-    shrunk = carrying(MBOCHS, mbochs_large=3)
-    planned = shrunk.having("card", "mbochs-large")
-    assert knowledge.expected(planned, "mbochs-small") == 0
+    knowledge = after(
+        carrying(MBOCHS), carrying(MBOCHS, mbochs_large=1), carrying(MBOCHS, mbochs_large=1, mbochs_medium=1)
+    )
+    parent = carrying(MBOCHS, mbochs_large=2).parents[0]
+    fewer = tuple(replace(kind, available=min(kind.available, 20)) for kind in parent.types)
+    planned = Card("card", (replace(parent, types=fewer),)).having("card", "mbochs-medium")
+    assert knowledge.expected(planned, "mbochs-small") == 20
 
 
 @pytest.mark.parametrize("address", ["mtty", "mdpy", "mbochs", T4])
