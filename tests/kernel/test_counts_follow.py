@@ -35,7 +35,7 @@ RESOURCES = tuple(vfio(type_id) for types in TYPES.values() for type_id in types
 PROMISED = 0.1
 """Seconds from a change to the list that tells of it."""
 LIMIT = PROMISED if os.environ.get("MDEV_TEST_KVM") == "1" else 30 * PROMISED
-"""Seconds that no change may take: an emulated processor takes hundreds of milliseconds for what is promised."""
+"""Seconds that no change may take: an emulated processor takes some hundred milliseconds for one."""
 PHASE = 25
 """Changes in which the node rather fills, or rather empties."""
 

@@ -334,9 +334,9 @@ MUTANTS = (
     Mutant(
         "does not register again when the kubelet ends the stream",
         "deviceplugin/kubelet/server.py",
-        "            # Ended by us or by the kubelet, which never asks again by itself.\n"
-        "            connection.renew.set()\n",
-        "",
+        "                # Ended by us or by the kubelet, which never asks for the list again by itself.\n"
+        "                connection.renew.set()\n",
+        "                pass\n",
         (KUBELET,),
     ),
     Mutant(
