@@ -26,6 +26,8 @@ class Offered:
     devices: int
     adopted: int
     """How many of them somebody else made."""
+    room: int
+    """How many of them do not exist yet."""
     numa_nodes: tuple[NodeCount, ...]
 
 
@@ -43,6 +45,7 @@ def offered(found: Look, node_name: str) -> Iterator[Offered]:
             types=resource.choices(found.snapshot),
             devices=len(healthy),
             adopted=sum(slot.id in taken for slot in healthy),
+            room=sum(slot.id not in found.snapshot.devices for slot in healthy),
             numa_nodes=tuple(
                 NodeCount(node, sum(slot.numa_node == node for slot in healthy)) for node in nodes
             ),

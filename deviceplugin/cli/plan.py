@@ -26,14 +26,17 @@ from deviceplugin.cli.options import (
 from deviceplugin.cli.requests import request
 from deviceplugin.cli.tables import cell, note, print_json, screen_width, table
 from deviceplugin.inventory.expectation import Bounds, ExpectedNode, first_look
-from deviceplugin.inventory.planning import PlannedPod, Planner, Step, World
+from deviceplugin.inventory.planning import PlannedPod, Planner, Step
 from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.world import World
 from deviceplugin.settings import Config
 
 _HEADER = ("POD", "TYPE", "NAME", "CARD", "PARENT", "WHY")
 _LEFT = "LEFT FOR PODS"
 _IF = "if it still fits"
 _GAP = "  "
+_WIDE = 100
+"""Columns from which on a type's name has its place beside its ID."""
 _LEAST_TEXT = 24
 """Characters of a sentence in a line, however narrow the terminal."""
 _UNSURE = (
@@ -157,7 +160,8 @@ def _placed(steps: Sequence[Step], width: int | None) -> str:
     """Each request with its pods: where their devices are, or why they get none."""
     # The parent says nothing where it is the card itself.
     divided = any(each.parent != each.card for step in steps for pod in step.pods for each in pod.devices)
-    shown = [column for column, name in enumerate(_HEADER) if divided or name != "PARENT"]
+    hidden = {"" if divided else "PARENT", "NAME" if width is not None and width < _WIDE else ""}
+    shown = [column for column, name in enumerate(_HEADER) if name not in hidden]
     rows: list[Sequence[str] | str] = []
     for number, step in enumerate(steps, 1):
         rows.append(_heading(number, step))
@@ -193,6 +197,9 @@ def _pods(pods: Sequence[PlannedPod], width: int | None) -> Iterator[Sequence[st
         for number, pod in members:
             for place, device in enumerate(pod.devices):
                 why = device.reason if pod.certain else f"{_IF}: {device.reason}"
+                if device.perhaps_card is not None:
+                    kind = "" if device.perhaps_type == device.type else f" as {device.perhaps_type}"
+                    why = f"{why}; on {device.perhaps_card}{kind} {_IF} there"
                 label = "" if place else str(number)
                 yield label, device.type, cell(device.name), device.card, device.parent, why
 
@@ -220,9 +227,11 @@ def _remaining(
         kept = columns if not cut else [*columns[: -1 - cut], ("…", {}), columns[-1]]
         header = (_LEFT, "NAME", *(title for title, _ in kept))
         rows = [(*row, *(_bounds(counts[row[0]]) if counts else "" for _, counts in kept)) for row in named]
-        text = table(header, rows, right=header[2:], shrinks="NAME", width=width)
-        if width is None or cut >= len(columns) - 2 or max(map(len, text.splitlines())) <= width:
+        text = table(header, rows, right=header[2:])
+        if width is None or max(map(len, text.splitlines())) <= width:
             return text
+        if cut >= len(columns) - 2:
+            return table(header, rows, right=header[2:], shrinks="NAME", width=width)
         cut += 1
 
 

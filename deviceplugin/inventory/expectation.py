@@ -96,26 +96,22 @@ def expected_count(knowledge: Knowledge, card: Card, type_id: str) -> Bounds:
     Of a card with virtual functions this is whether those that are free still offer the type: 1 or 0.
     """
     stated = card.stated(type_id, anywhere)
-    if card.divided:
-        return _expected_offer(knowledge, card, type_id) if stated else Bounds(0, 0)
-    expected: int | None = stated
-    if any(made != type_id for _, made in card.imagined):
-        expected = knowledge.expected(card, type_id)
-    if expected is not None:
-        return Bounds(expected, expected)
-    return Bounds(min(stated, knowledge.proved(card, type_id)), stated)
-
-
-def _expected_offer(knowledge: Knowledge, card: Card, type_id: str) -> Bounds:
     told = described_room(card, type_id)
     mixes = any(made != type_id for _, made in card.imagined)
-    seen = knowledge.expected(card, type_id) if mixes else None
-    if seen is not None:
-        return Bounds(min(seen, 1), min(seen, 1))
-    most = 1 if told is None else min(told, 1)
-    # Of one type alone its description tells all; whether another goes beside it depends on the driver.
-    least = most if told is not None and not mixes else min(most, knowledge.proved(card, type_id))
-    return Bounds(least, most)
+    most = stated if told is None else min(stated, told)
+    if card.divided:
+        stated, most = min(stated, 1), min(most, 1)
+    if not stated:
+        return Bounds(0, 0)
+    if not mixes and (told is not None or not card.divided):
+        # Of one type alone the kernel says all; where virtual functions overstate, its description does.
+        known: int | None = most if card.divided else stated
+    else:
+        known = knowledge.expected(card, type_id) if mixes else None
+    if known is not None:
+        known = min(known, stated)
+        return Bounds(known, known)
+    return Bounds(min(most, knowledge.proved(card, type_id)), most)
 
 
 def _filled(card: Card, parent: Parent, made: list[Device], counts: dict[str, int]) -> Parent:

@@ -7,49 +7,20 @@ What is not known of that is tried at its least first: what fits so is certain.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
 
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.expectation import Bounds
 from deviceplugin.inventory.offer import offer
-from deviceplugin.inventory.placement import Seat, Wish, plan
-from deviceplugin.inventory.pools import Knowledge
+from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource, adopted
-from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.inventory.world import Allocation, World
 
 _TOLD = 3
-"""Cards or refusals that a sentence names."""
-
-
-class World(Protocol):
-    """A node as a value: each create makes another one."""
-
-    @property
-    def surely(self) -> Snapshot:
-        """The node with the counts that the kernel shows at the least."""
-
-    @property
-    def at_most(self) -> Snapshot:
-        """The node with the counts that the kernel shows at the most."""
-
-    @property
-    def knowledge(self) -> Knowledge:
-        """What was learned of its cards."""
-
-    def create(self, seat: Seat, uuid: str) -> Self:
-        """The node with a device more.
-
-        Raises:
-            OSError: the kernel refuses it.
-        """
-
-    def settled(self) -> Self:
-        """The node after the agent has learned from what it shows."""
+"""Cards that a sentence names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +49,10 @@ class PlannedDevice:
     adopted: bool
     """Whether somebody else made it, and it is there already."""
     reason: str
+    perhaps_card: str | None = None
+    """Where it would go instead if as much is left as there can be; None if that is the same place."""
+    perhaps_type: str | None = None
+    """As which type, then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +62,7 @@ class PlannedPod:
     devices: tuple[PlannedDevice, ...] = ()
     error: str | None = None
     certain: bool = True
+    """Whether its devices surely fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,26 +136,35 @@ class Planner:
         return [slot.id for slot in now.slots if slot.healthy and slot.id not in self._in_use]
 
     def _pod(self, request: Request) -> PlannedPod:
-        error = ""
-        for index, capacity in enumerate(self._views):
-            free = self._free(capacity, request.resource)
-            if len(free) < request.devices:
-                error = self._refusal(capacity, request, len(free))
-                continue
-            existing = capacity.snapshot.devices.keys()
-            others = {uuid for uuid in free if uuid in existing}
-            ids = preferred(free, (), request.devices, existing=existing, fresh=others)
-            # In the order of their slots, as an Allocate is served.
-            wanted = sorted(ids, key=lambda text: text[19:23] + text)
-            allocation = _Allocation(self._world, request.resource, self._node_name, least=index == 0)
-            error = allocation.have([uuid for uuid in wanted if uuid not in others], others.intersection(ids))
-            if not error:
-                devices = tuple(_device(capacity, uuid, allocation.seats.get(uuid)) for uuid in wanted)
-                self._in_use.update(wanted)
-                self._world = allocation.world.settled()
-                self._look()
-                return PlannedPod(devices, certain=index == 0)
-        return PlannedPod(error=error)
+        tried = [self._allocate(request, index) for index in range(len(self._views))]
+        # The last is what can be had at the most: if that fails, all do.
+        had = [result for result in tried if not isinstance(result, str)]
+        if not had:
+            return PlannedPod(error=str(tried[-1]))
+        devices = tuple(map(_or_else, had[0].devices, had[-1].devices))
+        self._in_use.update(device.uuid for device in devices)
+        self._world = had[0].world.settled()
+        self._look()
+        return PlannedPod(devices, certain=had[0] is tried[0])
+
+    def _allocate(self, request: Request, index: int) -> _Had | str:
+        """What a pod gets as the node looks to one of the views; a sentence if it is refused."""
+        capacity, resource = self._views[index], request.resource
+        free = self._free(capacity, resource)
+        if len(free) < request.devices:
+            return self._refusal(capacity, request, len(free))
+        existing = capacity.snapshot.devices.keys()
+        others = {uuid for uuid in free if uuid in existing}
+        ids = preferred(free, (), request.devices, existing=existing, fresh=others)
+        # In the order of their slots, as an Allocate is served.
+        wanted = sorted(ids, key=lambda text: text[19:23] + text)
+        allocation = Allocation(self._world, resource, self._node_name, least=index == 0)
+        if error := allocation.have(
+            [uuid for uuid in wanted if uuid not in others], others.intersection(ids)
+        ):
+            return error
+        devices = tuple(_device(capacity, uuid, allocation.seats.get(uuid)) for uuid in wanted)
+        return _Had(allocation.world, devices)
 
     def _refusal(self, capacity: Capacity, request: Request, free: int) -> str:
         """Why the kubelet would not even ask the agent."""
@@ -212,70 +197,12 @@ class Planner:
         return f"{said}: {'; '.join(parts[:_TOLD])}{more}"
 
 
-class _Allocation:
-    """One Allocate, carried out as the agent does it."""
+@dataclass(frozen=True, slots=True)
+class _Had:
+    """The devices of one pod, and the node with them."""
 
-    def __init__(self, world: World, resource: Resource, node_name: str, *, least: bool) -> None:
-        self.world = world
-        self.seats: dict[str, Seat] = {}
-        self._resource = resource
-        self._hash = slots.resource_hash(node_name, resource.name)
-        self._view: Callable[[World], Snapshot] = (lambda w: w.surely) if least else (lambda w: w.at_most)
-        self._along: frozenset[str] = frozenset()
-        self._refusals: dict[tuple[str, str], str] = {}
-
-    def have(self, uuids: Sequence[str], others: Iterable[str]) -> str:
-        """Make devices beside those that others made; a sentence if they can't all be had."""
-        snapshot = self._view(self.world)
-        self._along = frozenset(snapshot.devices[uuid].type for uuid in others)
-        before = self.world
-        self._fill(uuids, ())
-        if len(self.seats) < len(uuids):
-            self._fill(uuids, ())  # With what the node shows now.
-        if len(self.seats) < len(uuids) and self.seats:
-            # What came first may stand in the way: from the start again, without the places that refused.
-            self.world, self.seats = before, {}
-            self._fill(uuids, tuple(self._refusals))
-        if len(self.seats) == len(uuids):
-            return ""
-        tried = [f"{type_id} on {parent} is {why}" for (parent, type_id), why in self._refusals.items()]
-        told = f": {'; '.join(tried[:_TOLD])}" if tried else ""
-        return f"the kubelet would hand {len(uuids)} out, and no parent could take them all{told}"
-
-    def _fill(self, uuids: Sequence[str], refused: Iterable[tuple[str, str]]) -> None:
-        capacity = Capacity(self._view(self.world), self.world.knowledge)
-        cards = {card.address: card for card in capacity.cards}
-        tried = set(refused)
-        while left := [uuid for uuid in uuids if uuid not in self.seats]:
-            seats = plan(
-                capacity, self._wish(left), cards=cards.values(), own=self._own(capacity), refused=tried
-            )
-            if not seats:
-                return
-            for uuid, seat in zip(left, seats, strict=True):
-                try:
-                    self.world = self.world.create(seat, uuid)
-                except OSError as error:
-                    self._refusals[seat.parent, seat.type] = f"refused with {_why(error)}"
-                    tried.add((seat.parent, seat.type))
-                    break
-                self.seats[uuid] = seat
-                cards[seat.card] = cards[seat.card].having(seat.parent, seat.type)
-
-    def _wish(self, left: Sequence[str]) -> Wish:
-        found = map(slots.parse, left)
-        return Wish(
-            resource=self._resource,
-            numa_nodes=tuple(slot.numa_node if slot is not None else None for slot in found),
-            along=self._along | {seat.type for seat in self.seats.values()},
-        )
-
-    def _own(self, capacity: Capacity) -> frozenset[str]:
-        """The devices of the resource that exist."""
-        found = ((uuid, slots.parse(uuid)) for uuid in capacity.snapshot.devices)
-        return frozenset(
-            uuid for uuid, slot in found if slot is not None and slot.resource_hash == self._hash
-        )
+    world: World
+    devices: tuple[PlannedDevice, ...]
 
 
 def _device(capacity: Capacity, uuid: str, seat: Seat | None) -> PlannedDevice:
@@ -298,5 +225,7 @@ def _device(capacity: Capacity, uuid: str, seat: Seat | None) -> PlannedDevice:
     )
 
 
-def _why(error: OSError) -> str:
-    return errno.errorcode.get(error.errno or 0, str(error))
+def _or_else(device: PlannedDevice, other: PlannedDevice) -> PlannedDevice:
+    if (device.card, device.type) == (other.card, other.type):
+        return device
+    return replace(device, perhaps_card=other.card, perhaps_type=other.type)
