@@ -80,11 +80,11 @@ def command(
     """Show what pods would get on a node, one after the other, and what is left then. Nothing is made.
 
     \b
-    REQUEST    vfio.dev/nvidia-222      a resource
-               nvidia-222, "GRID T4-1B" a type, by ID or name: the resource that offers it
-               nvidia-222,nvidia-230    types in order of preference, as a resource of its own would have them
-               …=2                      so many devices in one container
-               4x…                      so many such pods in a row
+    REQUEST    vfio.dev/nvidia-222        a resource
+               nvidia-222, "GRID T4-1B"   a type by ID or name: the resource that offers it
+               nvidia-222,nvidia-230      types in order of preference, as a resource of their own
+               ...=2                      so many devices in one container
+               4x...                      so many such pods in a row
 
     On a node that is described with --node, all counts are exact. On this machine, or a simulated one, what
     its cards would take once they carry more is expected from what they show now; where that does not tell,

@@ -1,4 +1,5 @@
 """``plan``: what pods would get, as a person and a program read it, and whether it comes true."""
+# ruff: noqa: E501 - a row of a table is one line
 
 from __future__ import annotations
 
