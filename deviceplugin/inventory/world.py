@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, Self
+from typing import Protocol
 
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
@@ -35,14 +35,14 @@ class World(Protocol):
     def knowledge(self) -> Knowledge:
         """What was learned of its cards."""
 
-    def create(self, seat: Seat, uuid: str) -> Self:
+    def create(self, seat: Seat, uuid: str) -> World:
         """The node with a device more.
 
         Raises:
             OSError: the kernel refuses it.
         """
 
-    def settled(self) -> Self:
+    def settled(self) -> World:
         """The node after the agent has learned from what it shows."""
 
 

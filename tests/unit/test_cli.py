@@ -145,6 +145,16 @@ class TestTypes:
         told = {(entry["card"], entry["type"]): (entry["part"], entry["takes"]) for entry in result["types"]}
         assert told["c0", "small"] == (None, {"large": 1})
 
+    def test_leaves_the_usual_api_out_where_the_terminal_is_narrow(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("deviceplugin.cli.types.screen_width", lambda: 100)
+        narrow = run("types", "--simulated", node("nvidia-a2").paths.root).out
+        assert "vfio-pci" not in narrow
+        assert "NVIDIA A2-16Q" in narrow
+        assert max(map(len, narrow.splitlines())) <= 100
+        assert " vfio-ap " in run("types", "--simulated", node("s390").paths.root).out
+
     def test_names_every_resource_that_takes_a_type(self, run: Run, node: Node, tmp_path: Path) -> None:
         config = write(
             tmp_path,

@@ -18,6 +18,7 @@ from deviceplugin.inventory.expectation import Bounds, ExpectedNode, expected_co
 from deviceplugin.inventory.planning import Planner, Request, Step
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Discovery, Resource
+from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.simulator.node import description
 from deviceplugin.simulator.node.kernel import SimulatedKernel
 from deviceplugin.simulator.node.state import State
@@ -159,6 +160,14 @@ class TestWhatPeopleRead:
         assert max(map(len, out.splitlines())) <= 80
         (header,) = (line.split() for line in out.splitlines() if line.startswith("LEFT"))
         assert header[-2:] == ["…", "(10)"]
+
+    def test_says_which_types_can_not_be_asked_for(self, run: Run, node: Node, tmp_path: Path) -> None:
+        config = write(tmp_path, "version: v1\ndiscovery: {name: name}\n")
+        wheres: list[tuple[str, Any]] = [("--node", "s390"), ("--simulated", node("s390").paths.root)]
+        for where in wheres:
+            result = run("plan", *where, "--config", config, "vfio.dev/VFIO_AP_Passthrough_Device")
+            assert result.code == 0
+            assert "type 'vfio_ccw-io' can't be offered by itself" in result.err
 
 
 class TestWhatProgramsRead:
@@ -373,10 +382,7 @@ class _Refusing(DescribedNode):
     def create(self, seat: Any, uuid: str) -> DescribedNode:
         if seat.parent == "0000:3b:00.0":
             raise OSError(5, "Input/output error")
-        return _Refusing(self.node, super().create(seat, uuid).state, self.knowledge)
-
-    def settled(self) -> DescribedNode:
-        return self
+        return super().create(seat, uuid)
 
 
 def planned(world: DescribedNode, devices: int) -> Step:
@@ -388,6 +394,29 @@ def test_a_refusal_leads_to_another_card_as_it_leads_the_agent() -> None:
     (pod,) = planned(_Refusing(description.load("nvidia-t4")), 1).pods
     assert [device.parent for device in pod.devices] == ["0000:af:00.0"]
     assert not pod.devices[0].aligned
+
+
+class _Grudging(DescribedNode):
+    """A node whose card refuses its second device of a type, whatever it counts."""
+
+    def create(self, seat: Any, uuid: str) -> DescribedNode:
+        if seat.parent == "mbochs" and self.state.devices:
+            raise OSError(5, "Input/output error")
+        return super().create(seat, uuid)
+
+
+def test_a_request_that_got_stuck_is_begun_again_without_the_places_that_refused() -> None:
+    resource = Resource(name="a.b/c", types=("mbochs-large", "mdpy-hd"), mixed=False)
+    planner = Planner(_Grudging(description.load("samples")), {"a.b/c": resource}, node_name="n")
+    (pod,) = planner.run(Request("", resource, 2)).pods
+    assert [device.type for device in pod.devices] == ["mdpy-hd", "mdpy-hd"]
+
+
+def test_a_resource_without_a_parent_says_so() -> None:
+    resource = Resource(name="a.b/c", types=("mtty-1",), parents=ParentSelector(drivers=("other",)))
+    planner = Planner(DescribedNode(description.load("samples")), {"a.b/c": resource}, node_name="n")
+    (pod,) = planner.run(Request("", resource)).pods
+    assert pod.error == ("1 wanted, and none are allocatable: no parent here that it may use offers mtty-1")
 
 
 def test_what_no_card_takes_after_all_is_said_with_the_refusal() -> None:
