@@ -13,8 +13,9 @@ from dataclasses import replace
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.offer import Offer, offer
-from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.resources import Resource, taker
 from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.inventory.unmatched import unmatched
 from deviceplugin.settings import Config
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Advertising:
 
     def __init__(self, config: Config, *, node_name: str, publish: Callable[[Offer], None]) -> None:
         self._discovery = config.discovery
+        self._named = config.resources
+        self._looked = False
         self._node_name = node_name
         self._publish = publish
         self._resources: dict[str, Resource] = {resource.name: resource for resource in config.resources}
@@ -66,6 +69,11 @@ class Advertising:
             pulled: the devices that vanished under their pods.
             stuck: the devices that something holds of which no pod knows.
         """
+        if not self._looked:
+            # Once: what comes later may make a sentence of now untrue, and what goes makes none true.
+            self._looked = True
+            for sentence in unmatched(self._named, capacity.snapshot):
+                log.warning("%s", sentence)
         self.discover(capacity.snapshot)
         self._adopt(capacity.snapshot)
         for resource in self._resources.values():
@@ -108,8 +116,8 @@ class Advertising:
             if uuid in taken or slots.is_ours(uuid):
                 continue
             holder = self._resources.get(self.held.get(uuid, ""))
-            takers = (each for each in self._resources.values() if each.adoptable(device, snapshot))
-            if (resource := holder or next(takers, None)) is not None:
+            resource = holder or taker(self._resources.values(), device, snapshot)
+            if resource is not None:
                 numa_node = snapshot.by_address[device.parent].numa_node
                 self._adopted.setdefault(resource.name, {})[uuid] = numa_node
                 log.info(

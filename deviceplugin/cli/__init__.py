@@ -18,6 +18,7 @@ COMMANDS = {
     "types": "List the types that this node's cards offer.",
     "devices": "List the mediated devices that exist.",
     "check": "Check a configuration file, and say what it would offer here.",
+    "plan": "Show where the devices of pods would go, and what would be left.",
     "kubevirt": "Print what KubeVirt needs so that VMs can have this plugin's devices.",
     "simulate": "Make a simulated node, without hardware.",
     "demo": "Watch the plugin at work on a simulated node.",

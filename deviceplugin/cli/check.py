@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from deviceplugin.cli.look import Look, look
+from deviceplugin.cli.offers import Offered, offered
 from deviceplugin.cli.options import (
     host_root_option,
     kernel_for,
@@ -19,29 +20,10 @@ from deviceplugin.cli.options import (
 )
 from deviceplugin.cli.tables import NOTHING, note, print_json, table
 from deviceplugin.config import load
-from deviceplugin.inventory.capacity import Capacity
-from deviceplugin.inventory.offer import offer
-from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.inventory.unmatched import unmatched
 from deviceplugin.settings import Config
 
 _HEADER = ("RESOURCE", "DEVICES", "BY NUMA NODE", "TYPES, PREFERRED FIRST")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeCount:
-    numa_node: int | None
-    devices: int
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """A resource as it would be offered, with the keys of the JSON output."""
-
-    resource: str
-    types: tuple[str, ...]
-    devices: int
-    numa_nodes: tuple[NodeCount, ...]
 
 
 @click.command("check")
@@ -60,38 +42,24 @@ def command(
     """
     config = load(file)
     found = look(kernel_for(simulated, host_root), config)
-    offered = [
-        _offered(resource, Capacity(found.snapshot), node_name_for(node_name))
-        for resource in found.resources.values()
-    ]
+    rows = list(offered(found, node_name_for(node_name)))
     warnings = tuple(_warnings(config, found))
     if output == "json":
         print_json(
             {
                 "version": 1,
                 "file": str(file),
-                "resources": [asdict(entry) for entry in offered],
+                "resources": [asdict(entry) for entry in rows],
                 "warnings": warnings,
             }
         )
         return
-    if offered:
-        click.echo(table(_HEADER, map(_row, offered), right=("DEVICES",)))
+    if rows:
+        click.echo(table(_HEADER, map(_row, rows), right=("DEVICES",)))
     else:
         click.echo("No resource would be offered here.")
     for warning in warnings:
         note(f"warning: {warning}")
-
-
-def _offered(resource: Resource, capacity: Capacity, node_name: str) -> Offered:
-    healthy = [slot for slot in offer(capacity, resource, node_name=node_name).slots if slot.healthy]
-    nodes = dict.fromkeys(slot.numa_node for slot in healthy)
-    return Offered(
-        resource=resource.name,
-        types=resource.choices(capacity.snapshot),
-        devices=len(healthy),
-        numa_nodes=tuple(NodeCount(node, sum(slot.numa_node == node for slot in healthy)) for node in nodes),
-    )
 
 
 def _warnings(config: Config, found: Look) -> Iterator[str]:
@@ -99,23 +67,9 @@ def _warnings(config: Config, found: Look) -> Iterator[str]:
     if found.nothing:
         yield found.nothing
         return
-    for resource in config.resources:
-        if problem := _finds_nothing(resource, found.snapshot):
-            yield f"{resource.name} {problem}"
+    yield from unmatched(config.resources, found.snapshot)
     if len(found.resources) == len(config.resources) and not config.resources:
         yield "discovery leaves out every type of this node"
-
-
-def _finds_nothing(resource: Resource, snapshot: Snapshot) -> str | None:
-    choices = resource.choices(snapshot)
-    if not choices:
-        return f"finds none of its types here: {', '.join(resource.types)}"
-    allowed = [parent for parent in snapshot.parents if resource.parents.allows(parent)]
-    if not allowed:
-        return "finds no parent here that its 'parents' allow"
-    if not any(parent.type(type_id) for parent in allowed for type_id in choices):
-        return f"finds none of its types on the parents that its 'parents' allow: {', '.join(choices)}"
-    return None
 
 
 def _row(entry: Offered) -> tuple[str, ...]:

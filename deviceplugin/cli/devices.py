@@ -28,6 +28,7 @@ from deviceplugin.errors import HostError, KubeletError
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.vfio import is_held
 from deviceplugin.inventory import slots
+from deviceplugin.inventory.resources import adopted
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.kubelet import checkpoint
 from deviceplugin.kubelet.paths import KubeletPaths
@@ -47,6 +48,7 @@ class ListedDevice:
     group: int | None
     use: Use | None
     ours: bool
+    adopted: bool
     resource: str | None
     slot: int | None
     numa_node: int | None
@@ -97,8 +99,9 @@ def command(
     its use is then unknown. With --no-probe none is.
 
     \b
-    OWNER      ours: made by this plugin, which alone it removes; else foreign
-    RESOURCE   what it was made for, if configuration and node name are the agent's
+    OWNER      ours: made by this plugin, which alone it removes; adopted: made by somebody else, and
+               offered as it is; else foreign
+    RESOURCE   what it was made for or is offered as, if configuration and node name are the agent's
     SLOT       which of that resource's devices it is
     """  # noqa: D301  # click keeps the lines behind \b as they are
     kernel = kernel_for(simulated, host_root)
@@ -112,8 +115,20 @@ def command(
     node = node_name_for(node_name)
     names = {slots.resource_hash(node, name): name for name in found.resources}
     numa = {parent.address: parent.numa_node for parent in found.snapshot.parents}
+    takers = {
+        uuid: name
+        for name, uuids in adopted(found.resources.values(), found.snapshot).items()
+        for uuid in uuids
+    }
     devices = [
-        _listed(device, numa[device.parent], names, named, _use(kernel, uuid, named, no_probe))
+        _listed(
+            device,
+            numa[device.parent],
+            names,
+            named,
+            _use(kernel, uuid, named, no_probe),
+            takers.get(uuid),
+        )
         for uuid, device in sorted(found.snapshot.devices.items())
     ]
     if output == "json":
@@ -185,11 +200,16 @@ def _use(kernel: Kernel, uuid: str, named: _Named, no_probe: bool) -> Use | None
 
 
 def _listed(
-    device: Device, numa_node: int | None, names: Mapping[int, str], named: _Named, use: Use | None
+    device: Device,
+    numa_node: int | None,
+    names: Mapping[int, str],
+    named: _Named,
+    use: Use | None,
+    taker: str | None,
 ) -> ListedDevice:
     slot = slots.parse(device.uuid)
     holder = named.holders.get(device.uuid)
-    resource = named.resources.get(device.uuid) or (names.get(slot.resource_hash) if slot else None)
+    resource = named.resources.get(device.uuid) or (names.get(slot.resource_hash) if slot else taker)
     return ListedDevice(
         uuid=device.uuid,
         type=device.type,
@@ -197,6 +217,7 @@ def _listed(
         group=device.group,
         use=use,
         ours=slots.is_ours(device.uuid),
+        adopted=taker is not None,
         resource=resource,
         slot=slot.index if slot is not None else None,
         numa_node=numa_node,
@@ -212,7 +233,7 @@ def _row(device: ListedDevice) -> tuple[str, ...]:
         device.parent,
         cell(device.group),
         cell(device.use),
-        "ours" if device.ours else "foreign",
+        "ours" if device.ours else "adopted" if device.adopted else "foreign",
         cell(device.resource),
         cell(device.slot),
         cell(device.numa_node),

@@ -42,14 +42,22 @@ def look(kernel: Kernel, config: Config) -> Look:
         HostError: sysfs can't be read.
     """
     scan = mdev.scan(kernel.paths)
-    resources = {resource.name: resource for resource in config.resources}
-    discovered, problems = config.discovery.discover(scan.snapshot)
-    for resource in discovered:
-        resources.setdefault(resource.name, resource)
+    resources, problems = resources_of(scan.snapshot, config)
     nothing = None
     if not scan.snapshot.types:
         nothing = NO_TYPES if kernel.paths.parents.exists() else NO_BUS
     return Look(scan.snapshot, resources, (*map(str, scan.faults), *problems), nothing)
+
+
+def resources_of(snapshot: Snapshot, config: Config) -> tuple[dict[str, Resource], tuple[str, ...]]:
+    """The resources of a node by name, the configured ones first, and a sentence for each type that can't be
+    one.
+    """
+    resources = {resource.name: resource for resource in config.resources}
+    discovered, problems = config.discovery.discover(snapshot)
+    for resource in discovered:
+        resources.setdefault(resource.name, resource)
+    return resources, problems
 
 
 def numa_node(parents: tuple[Parent, ...]) -> int | None:

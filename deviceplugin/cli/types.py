@@ -9,19 +9,28 @@ from pathlib import Path
 import click
 
 from deviceplugin.cli.look import Look, look, numa_node
+from deviceplugin.cli.offers import offered
 from deviceplugin.cli.options import (
     config_for,
     config_option,
     host_root_option,
     kernel_for,
+    node_name_for,
     node_name_option,
     output_option,
     simulated_option,
 )
 from deviceplugin.cli.tables import cell, note, print_json, screen_width, table
 from deviceplugin.inventory.capacity import Capacity, max_instances
+from deviceplugin.inventory.cards import Card, anywhere
+from deviceplugin.inventory.expectation import first_look
+from deviceplugin.inventory.pools import Knowledge
+from deviceplugin.inventory.snapshot import ParentType
 
-_HEADER = ("CARD", "TYPE", "NAME", "API", "AVAIL", "ROOM", "HAVE", "MAX", "NUMA", "RESOURCES")
+_HEADER = ("CARD", "TYPE", "NAME", "API", "AVAIL", "ROOM", "HAVE", "TAKES", "NUMA", "RESOURCES")
+_USUAL_API = "vfio-pci"
+_WIDE = 110
+"""Columns from which on the API has its place in the table even if it is the usual one for all types."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,8 @@ class CardType:
     room: int
     existing: int
     max: int | None
+    part: str | None
+    takes: dict[str, int] | None
     numa_node: int | None
     resources: tuple[str, ...]
 
@@ -57,27 +68,41 @@ def command(
     AVAIL      what the kernel says could still be created, summed over the card's parents
     ROOM       what surely fits: less than AVAIL where drivers are known to overstate
     HAVE       how many devices of the type exist on the card, whoever made them
-    MAX        how many fill the card by themselves, where the driver says so
+    TAKES      what one more takes: a part of the card, or so many of its other types; '-' if unknown
     NUMA       the card's NUMA node
     RESOURCES  what a pod asks for to get one
     """  # noqa: D301  # click keeps the lines behind \b as they are
-    del node_name  # Types are the same under any name; it is taken so that commands can be exchanged.
     found = look(kernel_for(simulated, host_root), config_for(config))
     for problem in found.problems:
         note(problem)
     types = list(_card_types(found))
     if output == "json":
-        print_json({"version": 1, "types": [asdict(entry) for entry in types]})
+        print_json(
+            {
+                "version": 1,
+                "types": [asdict(entry) for entry in types],
+                "cards": list(_cards(found)),
+                "resources": [asdict(entry) for entry in offered(found, node_name_for(node_name))],
+            }
+        )
     elif types:
-        rows = [_row(entry) for entry in types]
-        right = _HEADER[4:9]
-        click.echo(table(_HEADER, rows, right=right, shrinks="NAME", width=screen_width()))
+        click.echo(_table(types, screen_width()))
     if found.nothing:
         note(found.nothing)
 
 
+def _table(types: list[CardType], width: int | None) -> str:
+    shown = list(range(len(_HEADER)))
+    if width is not None and width < _WIDE and {entry.api for entry in types} == {_USUAL_API}:
+        shown.remove(_HEADER.index("API"))
+    rows = [[cells[column] for column in shown] for cells in map(_row, types)]
+    right = (*_HEADER[4:7], "NUMA")
+    return table([_HEADER[column] for column in shown], rows, right=right, shrinks="NAME", width=width)
+
+
 def _card_types(found: Look) -> Iterator[CardType]:
     capacity = Capacity(found.snapshot)
+    knowledge = first_look(found.snapshot)
     cards = {card.address: card for card in capacity.cards}
     choices = {name: resource.choices(found.snapshot) for name, resource in found.resources.items()}
     for card, parents in found.snapshot.cards.items():
@@ -93,6 +118,8 @@ def _card_types(found: Look) -> Iterator[CardType]:
                 room=capacity.room(cards[card], type_id),
                 existing=sum(device.type == type_id for parent in parents for device in parent.devices),
                 max=max_instances(entry),
+                part=_part(knowledge, cards[card], entry),
+                takes=_takes(knowledge, cards[card], type_id),
                 numa_node=numa_node(parents),
                 resources=tuple(
                     name
@@ -100,6 +127,42 @@ def _card_types(found: Look) -> Iterator[CardType]:
                     if type_id in choices[name] and any(map(resource.parents.allows, carrying))
                 ),
             )
+
+
+def _part(knowledge: Knowledge, card: Card, entry: ParentType) -> str | None:
+    """Which part of the card one is: its description tells, or a card alike that carries no other type."""
+    whole = max_instances(entry)
+    if whole is None and not card.divided:
+        for load, counts in knowledge.seen.get(card.address, {}).items():
+            carried = dict(load)
+            if not carried.keys() - {entry.id}:
+                whole = counts.get(entry.id, 0) + carried.get(entry.id, 0)
+    return f"1/{whole}" if whole else None
+
+
+def _takes(knowledge: Knowledge, card: Card, type_id: str) -> dict[str, int] | None:
+    """How many of each other type one more takes the place of now, where that was seen of alike cards."""
+    if card.divided or not card.stated(type_id, anywhere):
+        return None
+    after = card.having(card.address, type_id)
+    known = {
+        other: (knowledge.expected(card, other) or 0) - left
+        for other in sorted(card.types)
+        if other != type_id and (left := knowledge.expected(after, other)) is not None
+    }
+    return {other: number for other, number in known.items() if number} if known else None
+
+
+def _cards(found: Look) -> Iterator[dict[str, object]]:
+    for address, parents in found.snapshot.cards.items():
+        yield {
+            "card": address,
+            "driver": parents[0].driver,
+            "pci": str(parents[0].pci) if parents[0].pci is not None else None,
+            "numa_node": numa_node(parents),
+            "parents": [parent.address for parent in parents],
+            "existing": sum(len(parent.devices) for parent in parents),
+        }
 
 
 def _row(entry: CardType) -> tuple[str, ...]:
@@ -111,7 +174,13 @@ def _row(entry: CardType) -> tuple[str, ...]:
         str(entry.available),
         str(entry.room),
         str(entry.existing),
-        cell(entry.max),
+        _told(entry),
         cell(entry.numa_node),
         cell(", ".join(entry.resources)),
     )
+
+
+def _told(entry: CardType) -> str:
+    if entry.part is None and entry.takes is not None:
+        return ", ".join(f"{number} {other}" for other, number in entry.takes.items()) or "none of the others"
+    return cell(entry.part)

@@ -88,10 +88,9 @@ class Capacity:
             return min(stated, proved)
         if not card.divided:
             return stated
-        limit = max_instances(card.types.get(type_id))
-        taken = _taken(card.load, card.types)
-        # Where its types don't tell, the kernel's word is good for one.
-        told = 1 - sum(card.imagined.values()) if limit is None or taken is None else int((1 - taken) * limit)
+        told = described_room(card, type_id)
+        if told is None:
+            told = 1 - sum(card.imagined.values())  # Then the kernel's word is good for one.
         return min(stated, max(0, told, proved))
 
 
@@ -99,6 +98,12 @@ def max_instances(entry: ParentType | None) -> int | None:
     """How many devices of a type fill a card by themselves, where its description says so."""
     found = _MAX_INSTANCE.search(entry.description) if entry is not None else None
     return int(found[1]) or None if found else None
+
+
+def described_room(card: Card, type_id: str) -> int | None:
+    """How many more of a type fit by what its card's types say of themselves; None if they don't tell."""
+    limit, taken = max_instances(card.types.get(type_id)), _taken(card.load, card.types)
+    return None if limit is None or taken is None else max(0, int((1 - taken) * limit))
 
 
 def _taken(load: Mapping[str, int], types: Mapping[str, ParentType]) -> Fraction | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from deviceplugin.inventory import slots
 from deviceplugin.inventory.cards import Allows, Card, anywhere
 from deviceplugin.inventory.selectors import ParentSelector, matches, matches_any, underscored
 from deviceplugin.inventory.snapshot import Device, Snapshot
@@ -107,6 +108,22 @@ class Resource:
             entry.id for pattern in self.types for entry in snapshot.types.values() if matches(pattern, entry)
         )
         return tuple(dict.fromkeys(found))
+
+
+def taker(resources: Iterable[Resource], device: Device, snapshot: Snapshot) -> Resource | None:
+    """The resource that offers a device which somebody else made: the first that would; None if none does."""
+    if slots.is_ours(device.uuid):
+        return None
+    return next((resource for resource in resources if resource.adoptable(device, snapshot)), None)
+
+
+def adopted(resources: Collection[Resource], snapshot: Snapshot) -> dict[str, dict[str, int | None]]:
+    """What each resource would offer of others' devices: their UUIDs, with their NUMA nodes."""
+    found: dict[str, dict[str, int | None]] = {}
+    for uuid, device in snapshot.devices.items():
+        if (resource := taker(resources, device, snapshot)) is not None:
+            found.setdefault(resource.name, {})[uuid] = snapshot.by_address[device.parent].numa_node
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,14 +68,18 @@ class ParentSelector(ParentFilter):
     def allows_all(self) -> bool:
         return self.empty and self.exclude.empty
 
-    def finds_nothing(self, snapshot: Snapshot) -> Iterator[str]:
-        """A clause for each pattern that means nothing on this node."""
+    def finds_nothing(self, snapshot: Snapshot, *, within: str = "") -> Iterator[str]:
+        """A clause for each pattern that means nothing on this node.
+
+        Args:
+            within: where in the configuration it stands, as in ``adoptExisting.``.
+        """
         own = ParentFilter(
             addresses=self.addresses, drivers=self.drivers, numa_nodes=self.numa_nodes, pci=self.pci
         )
         for where, selector in (("parents", own), ("parents.exclude", self.exclude)):
             for key, pattern in selector.unmatched(snapshot):
-                yield f"no parent here matches its {where}.{key}: {pattern}"
+                yield f"no parent here matches its {within}{where}.{key}: {pattern}"
 
 
 def underscored(name: str) -> str:

@@ -7,7 +7,8 @@ import pytest
 from deviceplugin.advertising import Advertising
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.offer import Offer
-from deviceplugin.inventory.resources import DEFAULT_CAP
+from deviceplugin.inventory.resources import DEFAULT_CAP, Resource
+from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
 from deviceplugin.settings import Config
 
@@ -55,3 +56,29 @@ def test_what_the_kubelet_remembers_of_an_earlier_agent_is_ours_to_serve(adverti
     advertising.held = {earlier: "vfio.dev/passthrough"}
     assert advertising.was_offered("vfio.dev/passthrough", earlier)
     assert not advertising.was_offered("vfio.dev/other", earlier)
+
+
+def test_what_the_configuration_means_and_the_node_does_not_have_is_said_at_the_first_look(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = Config(
+        resources=(
+            Resource(name="a.b/c", types=("passthrough", "mistyped"), parents=ParentSelector(pci=("1:*",))),
+        )
+    )
+    advertising = Advertising(config, node_name="n", publish=lambda _offer: None)
+    for _ in range(2):
+        advertising.update(node(2), pulled=(), stuck=())
+    assert caplog.messages == [
+        "a.b/c finds no parent here that its 'parents' allow",
+        "a.b/c: no type here matches its types: mistyped",
+        "a.b/c: no parent here matches its parents.pci: 1:*",
+    ]
+
+
+def test_nothing_is_said_of_a_node_that_has_no_types_yet(caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(resources=(Resource(name="a.b/c", types=("passthrough",)),))
+    advertising = Advertising(config, node_name="n", publish=lambda _offer: None)
+    advertising.update(Capacity(Snapshot()), pulled=(), stuck=())
+    advertising.update(node(2, "other"), pulled=(), stuck=())
+    assert caplog.messages == []

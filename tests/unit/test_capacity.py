@@ -22,33 +22,9 @@ from deviceplugin.simulator.node import state as kernel
 from deviceplugin.simulator.node.cards import Card, Model, NodeDescription, TypeDescription
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.state import State
+from deviceplugin.simulator.node.view import view
 
 NODE = "worker-1"
-
-
-def shown(node: NodeDescription, state: State) -> Snapshot:
-    """What the agent sees of a simulated node, without its files."""
-    parents = []
-    for card in node.cards:
-        counts = kernel.available(card, state)
-        empty = {entry.id: kernel.room(card.model, entry, Counter()) for entry in card.model.offered.values()}
-        for address in card.parents:
-            types = tuple(
-                ParentType(
-                    entry.id,
-                    entry.name or "",
-                    card.model.api,
-                    f"framebuffer=1024M, max_instance={empty[entry.id]}",
-                    counts[address, entry.id],
-                )
-                for entry in sorted(card.model.offered.values(), key=lambda entry: entry.id)
-            )
-            devices = tuple(
-                Device(device.uuid, device.type, address, device.group)
-                for device in sorted(state.on([address]), key=lambda device: device.uuid)
-            )
-            parents.append(Parent(address, card.address, "driver", card.numa, None, types, devices))
-    return Snapshot(tuple(sorted(parents, key=lambda parent: parent.address)))
 
 
 def make(node: NodeDescription, state: State, parent: str, type_id: str, uuid: str) -> State | None:
@@ -89,7 +65,7 @@ class Moment:
 
     @property
     def snapshot(self) -> Snapshot:
-        return shown(self.node, self.state)
+        return view(self.node, self.state)
 
 
 TYPES = ("t0", "t1", "t2")
@@ -106,14 +82,25 @@ def models(draw: st.DrawFn) -> Model:
         )
         for type_id in draw(st.lists(st.sampled_from(TYPES), min_size=1, max_size=3, unique=True))
     )
-    return Model(
-        driver="driver",
-        types=types,
-        bus="pci",
-        vfs=draw(st.sampled_from([0, 0, 2, 6])),
-        pools=pools,
-        mixes=draw(st.sampled_from(["any", "any", "size", "none"])),
+    return described(
+        Model(
+            driver="driver",
+            types=types,
+            bus="pci",
+            vfs=draw(st.sampled_from([0, 0, 2, 6])),
+            pools=pools,
+            mixes=draw(st.sampled_from(["any", "any", "size", "none"])),
+        )
     )
+
+
+def described(model: Model) -> Model:
+    """A model whose types say how many of them fill a card."""
+    types = tuple(
+        replace(kind, description=f"framebuffer=1024M, max_instance={kernel.room(model, kind, Counter())}")
+        for kind in model.types
+    )
+    return replace(model, types=types)
 
 
 @st.composite
@@ -169,7 +156,7 @@ def had(moment: Moment, state: State, wanted: list[SlotId]) -> tuple[State, bool
     aligned, refused = True, set[tuple[str, str]]()
     while wanted:
         wish = Wish(resource=moment.resource, numa_nodes=tuple(slot.numa_node for slot in wanted))
-        seats = plan(Capacity(shown(moment.node, state)), wish, refused=refused)
+        seats = plan(Capacity(view(moment.node, state)), wish, refused=refused)
         if not seats:
             return None
         for seat in seats:
@@ -311,7 +298,7 @@ def test_a_card_has_no_more_room_than_virtual_functions_that_say_so() -> None:
     ],
 )
 def test_an_empty_node_has_the_room_of_its_data_sheet(name: str, type_id: str, fits: int) -> None:
-    capacity = Capacity(shown(load(name), State()))
+    capacity = Capacity(view(load(name), State()))
     assert sum(capacity.of(Resource(name="a/b", types=(type_id,))).values()) == fits
 
 

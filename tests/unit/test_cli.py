@@ -109,21 +109,51 @@ class TestTypes:
         result = run("types", "--simulated", kernel.paths.root)
         assert (result.code, result.err) == (0, "")
         assert "".join(result.out.splitlines(keepends=True)[:8]) == lines("""
-            CARD          TYPE        NAME           API       AVAIL  ROOM  HAVE  MAX  NUMA  RESOURCES
-            0000:41:00.0  nvidia-742  NVIDIA A2-1B   vfio-pci      0     0     0   16     0  vfio.dev/nvidia-742
-            0000:41:00.0  nvidia-743  NVIDIA A2-2B   vfio-pci     15     7     0    8     0  vfio.dev/nvidia-743
-            0000:41:00.0  nvidia-744  NVIDIA A2-1Q   vfio-pci      0     0     0   16     0  vfio.dev/nvidia-744
-            0000:41:00.0  nvidia-745  NVIDIA A2-2Q   vfio-pci     15     7     1    8     0  vfio.dev/nvidia-745
-            0000:41:00.0  nvidia-746  NVIDIA A2-4Q   vfio-pci      0     0     0    4     0  vfio.dev/nvidia-746
-            0000:41:00.0  nvidia-747  NVIDIA A2-8Q   vfio-pci      0     0     0    2     0  vfio.dev/nvidia-747
-            0000:41:00.0  nvidia-748  NVIDIA A2-16Q  vfio-pci      0     0     0    1     0  vfio.dev/nvidia-748
+            CARD          TYPE        NAME           API       AVAIL  ROOM  HAVE  TAKES  NUMA  RESOURCES
+            0000:41:00.0  nvidia-742  NVIDIA A2-1B   vfio-pci      0     0     0  1/16      0  vfio.dev/nvidia-742
+            0000:41:00.0  nvidia-743  NVIDIA A2-2B   vfio-pci     15     7     0  1/8       0  vfio.dev/nvidia-743
+            0000:41:00.0  nvidia-744  NVIDIA A2-1Q   vfio-pci      0     0     0  1/16      0  vfio.dev/nvidia-744
+            0000:41:00.0  nvidia-745  NVIDIA A2-2Q   vfio-pci     15     7     1  1/8       0  vfio.dev/nvidia-745
+            0000:41:00.0  nvidia-746  NVIDIA A2-4Q   vfio-pci      0     0     0  1/4       0  vfio.dev/nvidia-746
+            0000:41:00.0  nvidia-747  NVIDIA A2-8Q   vfio-pci      0     0     0  1/2       0  vfio.dev/nvidia-747
+            0000:41:00.0  nvidia-748  NVIDIA A2-16Q  vfio-pci      0     0     0  1/1       0  vfio.dev/nvidia-748
         """)
 
     def test_shows_a_dash_for_what_a_driver_does_not_say(self, run: Run, node: Node) -> None:
-        out = run("types", "--simulated", node("samples").paths.root).out
-        assert out.splitlines()[-1] == (
-            "mtty    mtty-2         Dual port serial    vfio-pci     12    12     0    -     -  vfio.dev/mtty-2"
-        )
+        kernel = node("samples")
+        mdev.create(kernel, "mtty", "mtty-1", FOREIGN)
+        out = run("types", "--simulated", kernel.paths.root).out
+        assert out.splitlines()[-2:] == [
+            "mtty    mtty-1         Single port serial  vfio-pci     23    23     1  1/24      -  vfio.dev/mtty-1",
+            "mtty    mtty-2         Dual port serial    vfio-pci     11    11     0  -         -  vfio.dev/mtty-2",
+        ]
+
+    def test_cards_alike_teach_what_one_more_takes_of_the_others(self, run: Run, tmp_path: Path) -> None:
+        types = "[{id: small, takes: {memory: 1}}, {id: large, takes: {memory: 2}}]"
+        text = f"""
+            models: {{card: {{driver: d, pools: {{memory: 8}}, types: {types}}}}}
+            cards: [{{model: card, address: c0, repeat: 2}}]
+        """
+        root = SimulatedKernel.build(tmp_path / "two", description.parse(text, origin="two")).paths.root
+        for parent, type_id in (("c0", "large"), ("c1", "large"), ("c1", "small")):
+            run("simulate", root, "create", type_id, "--parent", parent)
+        assert [line.split()[6:8] for line in run("types", "--simulated", root).out.splitlines()[1:3]] == [
+            ["1", "1/4"],
+            ["0", "1"],
+        ]
+        result = run("types", "--simulated", root, "-o", "json").json
+        told = {(entry["card"], entry["type"]): (entry["part"], entry["takes"]) for entry in result["types"]}
+        assert told["c0", "small"] == (None, {"large": 1})
+
+    def test_leaves_the_usual_api_out_where_the_terminal_is_narrow(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("deviceplugin.cli.types.screen_width", lambda: 100)
+        narrow = run("types", "--simulated", node("nvidia-a2").paths.root).out
+        assert "vfio-pci" not in narrow
+        assert "NVIDIA A2-16Q" in narrow
+        assert max(map(len, narrow.splitlines())) <= 100
+        assert " vfio-ap " in run("types", "--simulated", node("s390").paths.root).out
 
     def test_names_every_resource_that_takes_a_type(self, run: Run, node: Node, tmp_path: Path) -> None:
         config = write(
@@ -154,8 +184,26 @@ class TestTypes:
             "room": 16,
             "existing": 0,
             "max": 16,
+            "part": "1/16",
+            "takes": None,
             "numa_node": 0,
             "resources": ["vfio.dev/nvidia-230"],
+        }
+        assert result.json["cards"][0] == {
+            "card": "0000:3b:00.0",
+            "driver": "nvidia",
+            "pci": "10de:1eb8",
+            "numa_node": 0,
+            "parents": ["0000:3b:00.0"],
+            "existing": 0,
+        }
+        assert result.json["resources"][8] == {
+            "resource": "vfio.dev/nvidia-230",
+            "types": ["nvidia-230"],
+            "devices": 32,
+            "adopted": 0,
+            "room": 32,
+            "numa_nodes": [{"numa_node": 0, "devices": 16}, {"numa_node": 1, "devices": 16}],
         }
 
     def test_says_on_one_line_of_standard_error_what_had_to_be_left_out(self, run: Run, node: Node) -> None:
@@ -173,7 +221,12 @@ class TestTypes:
         (loaded / "sys/class/mdev_bus").mkdir(parents=True)
         run("types", "--host-root", bare).fails(0, NO_BUS)
         run("types", "--host-root", loaded).fails(0, NO_TYPES, "sriov-manage")
-        assert run("types", "--host-root", bare, "-o", "json").json == {"version": 1, "types": []}
+        assert run("types", "--host-root", bare, "-o", "json").json == {
+            "version": 1,
+            "types": [],
+            "cards": [],
+            "resources": [],
+        }
 
 
 class TestDevices:
@@ -234,6 +287,7 @@ class TestDevices:
                     "group": 0,
                     "use": "in-use",
                     "ours": True,
+                    "adopted": False,
                     "resource": "example.com/serial",
                     "slot": 0,
                     "numa_node": None,
@@ -359,6 +413,26 @@ class TestDevices:
         result = run("devices", "--simulated", kernel.paths.root, "--no-probe", "-o", "json")
         assert result.json["devices"][0]["use"] is None
 
+    def test_names_the_resource_that_a_foreign_device_is_offered_as(
+        self, run: Run, node: Node, tmp_path: Path
+    ) -> None:
+        kernel = node("samples")
+        other = FOREIGN.replace("1", "2")
+        mdev.create(kernel, "mtty", "mtty-2", FOREIGN)
+        mdev.create(kernel, "mtty", "mtty-1", other)
+        config = write(
+            tmp_path,
+            "version: v1\nresources: [{name: example.com/serial, types: [mtty-2], adoptExisting: {}}]\n",
+        )
+        arguments = ("devices", "--simulated", kernel.paths.root, "--config", config)
+        shown = [line.split()[5:7] for line in run(*arguments).out.splitlines()]
+        assert shown == [["OWNER", "RESOURCE"], ["adopted", "example.com/serial"], ["foreign", "-"]]
+        listed = run(*arguments, "-o", "json").json["devices"]
+        assert [(device["ours"], device["adopted"], device["resource"]) for device in listed] == [
+            (False, True, "example.com/serial"),
+            (False, False, None),
+        ]
+
     def test_says_that_there_are_none(self, run: Run, node: Node) -> None:
         run("devices", "--simulated", node("samples").paths.root).fails(0, "no mediated device exists here")
 
@@ -390,6 +464,7 @@ class TestCheck:
         assert result.err == lines("""
             mdev-device-plugin: warning: example.com/none finds none of its types here: nvidia-9
             mdev-device-plugin: warning: example.com/nowhere finds no parent here that its 'parents' allow
+            mdev-device-plugin: warning: example.com/nowhere: no parent here matches its parents.addresses: 0000:99*
         """)
 
     def test_tells_programs_the_same(self, run: Run, node: Node, tmp_path: Path) -> None:
@@ -402,9 +477,50 @@ class TestCheck:
             "resource": "vfio.dev/nvidia-234",
             "types": ["nvidia-234"],
             "devices": 2,
+            "adopted": 0,
+            "room": 2,
             "numa_nodes": [{"numa_node": 0, "devices": 1}, {"numa_node": 1, "devices": 1}],
         }
-        assert len(result.json["warnings"]) == 2
+        assert len(result.json["warnings"]) == 3
+
+    def test_counts_what_it_would_adopt_and_warns_of_every_pattern_that_means_nothing(
+        self, run: Run, node: Node, tmp_path: Path
+    ) -> None:
+        kernel = node("samples")
+        for _ in range(2):
+            run("simulate", kernel.paths.root, "create", "mtty-2")
+        config = write(
+            tmp_path,
+            f"""
+            version: v1
+            discovery: {{exclude: ["*"]}}
+            resources:
+            - name: example.com/serial
+              types: [mtty-2, mtty-9]
+              parents: {{drivers: [mtty, motty], exclude: {{numaNodes: [7]}}}}
+              max: 0
+              adoptExisting: {{}}
+            - name: example.com/others
+              types: [mtty-1]
+              adoptExisting: {{types: [mtty-8], parents: {{pci: ["10de:*"]}}, uuids: [{FOREIGN}]}}
+            """,
+        )
+        result = run("check", config, "--simulated", kernel.paths.root)
+        assert result.out.splitlines()[1].split() == [
+            "example.com/serial",
+            "2",
+            "none:",
+            "2",
+            "mtty-2",
+        ]
+        assert result.err == lines(f"""
+            mdev-device-plugin: warning: example.com/serial: no type here matches its types: mtty-9
+            mdev-device-plugin: warning: example.com/serial: no parent here matches its parents.drivers: motty
+            mdev-device-plugin: warning: example.com/serial: no parent here matches its parents.exclude.numaNodes: 7
+            mdev-device-plugin: warning: example.com/others: no type here matches its adoptExisting.types: mtty-8
+            mdev-device-plugin: warning: example.com/others: no parent here matches its adoptExisting.parents.pci: 10de:*
+            mdev-device-plugin: warning: example.com/others: no device here has the UUID in its adoptExisting.uuids: {FOREIGN}
+        """)
 
     def test_warns_of_a_selector_that_misses_the_types(self, run: Run, node: Node, tmp_path: Path) -> None:
         config = write(
@@ -686,7 +802,7 @@ class TestAll:
 
     @pytest.mark.parametrize(
         ("name", "columns"),
-        [("types", "CARD API AVAIL ROOM HAVE MAX NUMA RESOURCES"), ("devices", "OWNER RESOURCE SLOT")],
+        [("types", "CARD API AVAIL ROOM HAVE TAKES NUMA RESOURCES"), ("devices", "OWNER RESOURCE SLOT")],
     )
     def test_the_help_of_a_table_explains_its_columns(self, run: Run, name: str, columns: str) -> None:
         shown = run(name, "--help").out
