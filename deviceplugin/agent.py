@@ -35,7 +35,7 @@ from deviceplugin.kubelet.registration import remove_stale_sockets, watch
 from deviceplugin.kubelet.server import SOCKETS, Endpoint
 from deviceplugin.ledger import Ledger
 from deviceplugin.pods import Pods
-from deviceplugin.reclaim import HeldBack, Reclaim
+from deviceplugin.reclaim import Reclaim
 from deviceplugin.recovery import PATIENCE, Recovery
 from deviceplugin.settings import Config
 from deviceplugin.specs import Specs
@@ -235,7 +235,7 @@ class Agent:
 
     def _occupied(self, uuid: str) -> None:
         if self._config.reclaim.enabled:  # Nobody else would look whether it is free again.
-            self._reclaim.occupied(uuid)
+            self._reclaim.found_occupied(uuid)
             self._reclaimed()
 
     def _made(self, resource: Resource, device: Device) -> None:
@@ -295,7 +295,7 @@ class Agent:
 
     def _reclaimed(self) -> None:
         """A device that a VM holds beyond its pod would only have pods fail that get it."""
-        stuck = frozenset(uuid for uuid, why in self._reclaim.held_back.items() if why is HeldBack.IN_USE)
+        stuck = self._reclaim.occupied
         if stuck != self._stuck:
             self._stuck = stuck
             self._advertise(self._node.snapshot)

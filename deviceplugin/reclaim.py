@@ -99,8 +99,13 @@ class Reclaim:
         """The devices that may be unused and stay all the same."""
         return self._told
 
-    def occupied(self, uuid: str) -> None:
-        """A device that somebody else made can't be had: watch until it can."""
+    @property
+    def occupied(self) -> frozenset[str]:
+        """The devices that something holds of which no pod knows, as far as was ever seen."""
+        return frozenset(self._occupied)
+
+    def found_occupied(self, uuid: str) -> None:
+        """A device can't be had: watch it until it can."""
         self._occupied.add(uuid)
         self._hold_back({uuid}, HeldBack.IN_USE, "something has it that is no pod")
 
@@ -118,12 +123,13 @@ class Reclaim:
     async def round(self) -> None:
         """Remove what is proved to be unused now."""
         devices = self._node.snapshot.devices
-        self._occupied &= devices.keys()
-        present = {uuid for uuid in devices if slots.is_ours(uuid)} | self._occupied
+        present = {uuid for uuid in devices if slots.is_ours(uuid) or uuid in self._occupied}
         self._pods.keep(present | self._ledger.pulled)
         idle = {uuid for uuid in present if self._ledger.idle_for(uuid) >= self._settings.grace}
         for uuid in self._told.keys() - idle:
             del self._told[uuid]
+        # Whatever can't be asked now: what was occupied is taken to be so until something else is seen.
+        self._occupied &= idle
         away = {uuid for uuid in idle if self._calm_for(uuid) < self._settings.grace}
         self._hold_back(away, HeldBack.KUBELET_AWAY, "the kubelet was not there, or has only just come")
         idle -= away
@@ -158,6 +164,7 @@ class Reclaim:
         named = (await self._pods.holders()).keys()
         for uuid in candidates & named:
             self._told.pop(uuid, None)
+        self._occupied -= named
         return candidates - named
 
     def _still_proved(self, uuid: str, begun: float) -> bool:
@@ -187,6 +194,7 @@ class Reclaim:
             try:
                 removed = await self._node.remove_unused(uuid)
             except DeviceBusy as error:
+                self._occupied.add(uuid)
                 self._hold_back({uuid}, HeldBack.IN_USE, str(error))
                 return
             except HostError as error:
@@ -195,6 +203,7 @@ class Reclaim:
                 return
             self._ledger.gone([uuid])
             self._ledger.forgotten(uuid)
+            self._occupied.discard(uuid)
             self._told.pop(uuid, None)
         if removed:
             self._on_tried(True, self._ledger.clock() - began)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -158,6 +159,29 @@ async def test_a_device_that_something_holds_is_kept(scene: Scene) -> None:
     scene.kernel.open_group(device.group)
     assert not await scene.removes()
     assert scene.reclaim.held_back == {OURS: HeldBack.IN_USE}
+
+
+async def test_what_was_seen_held_counts_as_held_until_the_opposite_is_seen(scene: Scene) -> None:
+    device = await scene.node.find(OURS)
+    assert device is not None
+    assert device.group is not None
+    holding = scene.kernel.open_group(device.group)
+    assert not await scene.removes()
+    assert scene.reclaim.occupied == {OURS}
+    os.close(holding)
+    scene.kubelet.calm = 0.0
+    assert not await scene.removes()  # Nobody can be asked, so nobody looks either.
+    assert scene.reclaim.occupied == {OURS}
+    scene.kubelet.calm = 100.0
+    assert await scene.removes()
+    assert not scene.reclaim.occupied
+
+
+async def test_a_device_that_a_pod_has_again_is_not_occupied(scene: Scene) -> None:
+    scene.reclaim.found_occupied(OURS)
+    scene.kubelet.lists = [{OURS}]
+    assert not await scene.removes()
+    assert not scene.reclaim.occupied
 
 
 async def test_whatever_does_not_bear_the_mark_is_never_looked_at(scene: Scene) -> None:
