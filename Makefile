@@ -31,7 +31,7 @@ demo: $(VENV)/.ready  ## watch devices live and die on a simulated node, within 
 .PHONY: test
 test: $(VENV)/.ready  ## unit and component tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit tests/contract tests/component tests/fuzz
+	@$(BIN)/coverage run -m pytest tests/unit tests/properties tests/contract tests/component tests/fuzz
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -18,6 +18,8 @@ from deviceplugin.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+_MANY = 32
+"""So many refusals are believed if nothing has changed on the node since."""
 _TOLD = 8
 """Refusals that an error message tells of."""
 
@@ -83,8 +85,10 @@ class Maker:
         await self._fill(order, made)
         if order.left:
             # What was known may be older than the room that somebody just gave back.
+            known = self._node.snapshot
             await self._node.rescan()
-            await self._fill(order, made)
+            if self._node.snapshot != known or len(order.refusals) < _MANY:
+                await self._fill(order, made)
         if order.left and order.done:
             # What came first may stand in the way: from the start again, without what refused anyhow.
             given_back = [uuid for uuid in order.done if uuid in made]

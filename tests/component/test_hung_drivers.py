@@ -41,11 +41,25 @@ def removal_hangs(world: World, *devices: str) -> Iterator[None]:
             os.close(fd)
 
 
+HANGING = """
+import os, sys, time
+from deviceplugin.host import mdev
+read = mdev._read
+def patiently(path):
+    while os.path.exists(os.path.realpath(path) + ".hangs"):
+        time.sleep(0.05)
+    return read(path)
+mdev._read = patiently
+from deviceplugin.cli import main
+sys.exit(main())
+"""
+"""An agent whose reads of a file wait for as long as another with ``.hangs`` behind its name is there."""
+
+
 def hang(world: World, parent: str, type_id: str) -> None:
     """Have the driver keep whoever reads this count waiting."""
     count = (world.node.paths.type(parent, type_id) / "available_instances").resolve()
-    count.unlink()
-    os.mkfifo(count)
+    count.with_name(f"{count.name}.hangs").touch()
 
 
 async def begin_hasty(begin: Begin, config: str) -> World:
@@ -105,7 +119,7 @@ async def test_a_proof_that_took_too_long_is_none(begin: Begin) -> None:
 async def test_an_agent_starts_and_ends_beside_a_card_that_hangs(begin: Begin) -> None:
     world = await begin(config=NEVER, agent=False)
     hang(world, "mdpy", "mdpy-hd")
-    await world.start_agent()
+    await world.start_agent(code=HANGING)
     await world.offers(mtty_1=24, mbochs_small=64)
     await world.says("a card does not answer", card="mdpy")
     world.signal_agent(signal.SIGTERM)
@@ -113,7 +127,8 @@ async def test_an_agent_starts_and_ends_beside_a_card_that_hangs(begin: Begin) -
 
 
 async def test_a_card_that_hangs_holds_up_no_refusal_of_another(begin: Begin) -> None:
-    world = await begin(config=NEVER)
+    world = await begin(config=NEVER, agent=False)
+    await world.start_agent(code=HANGING)
     await world.offers(mdpy_hd=4, mtty_1=24)
     ids = [slot(vfio("mtty-1"), index) for index in range(24)]
     async with world.plugin(vfio("mtty-1")) as plugin:
@@ -127,7 +142,8 @@ async def test_a_card_that_hangs_holds_up_no_refusal_of_another(begin: Begin) ->
 
 
 async def test_a_parent_that_comes_back_is_noticed_while_another_hangs(begin: Begin) -> None:
-    world = await begin(config=NEVER)
+    world = await begin(config=NEVER, agent=False)
+    await world.start_agent(code=HANGING)
     await world.offers(mdpy_hd=4, mtty_1=24)
     world.node.unregister("mtty")
     await world.offers(mtty_1=0)
