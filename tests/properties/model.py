@@ -2,8 +2,8 @@
 
 Written from what the README and docs/nodes.md promise, without a look at ``deviceplugin.inventory``: what the
 kernel says and refuses follows from a rule that tells whether a card can carry a load, and what can be made
-of it at the most is found by trying. Every rule here has room for less where it has room for more, so that the
-order in which a load came about does not matter; cards have nothing to do with each other.
+of it at the most is found by trying. Every rule here has room for less where it has room for more, so that
+the order in which a load came about does not matter; cards have nothing to do with each other.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Card:
     def fits(self, load: Load) -> bool:
         return self.driver.fits(load, self.factor)
 
-    def alone(self, type_id: str, load: Load = None) -> int:
+    def alone(self, type_id: str, load: Load | None = None) -> int:
         """How many more of a type go beside a load, by the driver's rule, for as many parents as it takes."""
         if load is None:
             load = Counter()
