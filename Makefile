@@ -31,9 +31,13 @@ demo: $(VENV)/.ready  ## watch devices live and die on a simulated node, within 
 .PHONY: test
 test: $(VENV)/.ready  ## unit and component tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit tests/properties tests/contract tests/component tests/fuzz
+	@$(BIN)/coverage run -m pytest tests/unit tests/properties tests/contract tests/component tests/stateful tests/fuzz
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+.PHONY: test-stateful
+test-stateful: $(VENV)/.ready  ## a long history of pods, kills and faults; STEPS and SEED choose which
+	@$(BIN)/python -m tests.stateful --steps $${STEPS:-20000} $${SEED:+--seed $$SEED}
 
 .PHONY: test-mutants
 test-mutants: $(VENV)/.ready  ## break the agent on purpose, and see that its tests notice
