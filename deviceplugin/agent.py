@@ -220,6 +220,8 @@ class Agent:
 
     def _settled(self, cards: Sequence[Card]) -> None:
         """Learn from what cards are like."""
+        if self._specs is not None:
+            self._specs.tidy_soon()  # A device may have come and gone between two looks.
         before = self._knowledge
         for card in cards:
             lesson = self._knowledge.learn(card)
