@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from deviceplugin.errors import ConfigError
 from deviceplugin.host.kernel import Kernel, LinuxKernel
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.settings import Config
@@ -102,4 +103,8 @@ def config_for(path: Path | None) -> Config:
 
 
 def node_name_for(name: str | None) -> str:
-    return name or os.environ.get("NODE_NAME") or socket.gethostname()
+    found = name or os.environ.get("NODE_NAME") or socket.gethostname()
+    if not found.isprintable():
+        # Bytes that are no UTF-8 come as halves of surrogate pairs.
+        raise ConfigError(f"{found!a} can't be a node's name: not all of it can be printed")
+    return found

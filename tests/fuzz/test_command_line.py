@@ -93,6 +93,8 @@ LOOKING = ("--config", "--node-name", "--kubelet-root", "--host-root", "-o", "--
         st.sampled_from(LOOKING) | st.sampled_from(["json", "yaml", "bash"]) | places, max_size=4
     ),
 )
+@example(word="devices", options=["--node-name", "\udc80"])
+@example(word="check", options=["\udc80"])
 def test_looking_at_a_node(node: Path, word: str, options: list[str]) -> None:
     where: list[str | Path] = ["--simulated", node] if word in {"types", "devices"} else []
     ends_well(word, *options, *where)
