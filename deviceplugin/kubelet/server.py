@@ -144,10 +144,13 @@ class Endpoint:
         while not (self._paths.plugins.is_dir() and _bound(server, path)):
             self._retry.clear()
             await self._wait_to_retry(LAST_RETRY)
-        await server.start()
+        # Shielded, since gRPC does not get over a start that is given up; it takes no time.
+        starting = asyncio.ensure_future(server.start())
         try:
+            await asyncio.shield(starting)
             yield
         finally:
+            await asyncio.wait({starting})
             # The kubelet hangs up when the list ends, so requests under way come first.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH):
