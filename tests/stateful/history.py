@@ -457,6 +457,12 @@ class History(Stage):
         await self._waited(lambda: not self._orphans(), "unused devices are gone", GONE_WITHIN, self._orphans)
         self._took("unused devices gone", began, GONE_WITHIN + 1)
         await self._waited(
+            lambda: not self._offered_though_held(),
+            "what a VM holds beyond its pod is not offered",
+            GONE_WITHIN,
+            self._offered_though_held,
+        )
+        await self._waited(
             lambda: not self._miscounted(), "counts are right", COUNTED_WITHIN, self._miscounted
         )
         self.check()
@@ -490,6 +496,10 @@ class History(Stage):
         while not condition():
             if time.monotonic() > until:
                 raise PromiseBroken(f"not within {within:g} s: {what}; found {found()}")
+            if not self.agent_runs:
+                # An order that was carried out in the last moment.
+                self.check()
+                await self.agent_up()
             await asyncio.sleep(0.01)
 
     def _unheard(self) -> list[str]:
@@ -505,16 +515,29 @@ class History(Stage):
             self.kubelet.list_messages(resource).count for resource in CONFIGURATIONS[self.configuration][1]
         )
 
-    def _orphans(self) -> list[str]:
+    def _wanted(self) -> set[str]:
+        """The devices that the kubelet knows its pods to have."""
         pods = {pod.uid for pod in self.kubelet.pods}
-        wanted = {
+        return {
             device
             for (uid, _, _), entry in self.kubelet._admission.memory.items()
             if uid in pods
             for device in entry.devices
         }
-        held = {machine.machine.uuid for machine in self.machines}
-        return [uuid for uuid in self.devices if slots.is_ours(uuid) and uuid not in wanted | held]
+
+    def _orphans(self) -> list[str]:
+        kept = self._wanted() | {machine.machine.uuid for machine in self.machines}
+        return [uuid for uuid in self.devices if slots.is_ours(uuid) and uuid not in kept]
+
+    def _offered_though_held(self) -> list[str]:
+        """A pod that got one of these would fail."""
+        stray = {machine.machine.uuid for machine in self.strays} - self._wanted()
+        return [
+            uuid
+            for resource in CONFIGURATIONS[self.configuration][1]
+            for uuid, (well, _) in self.kubelet.devices(resource).items()
+            if well and uuid in stray
+        ]
 
     def _miscounted(self) -> list[str]:
         """Where the free slots on offer are not what the kernel says."""
@@ -574,6 +597,8 @@ class History(Stage):
 
     async def finish(self) -> None:
         """All pods and VMs end: of the agent's devices none is left then."""
+        # Pods that are still on their way are among them.
+        await self._let_rest()
         for life in tuple(self.lives):
             await self.delete(life, graceful=False)
         while self.strays:
