@@ -349,9 +349,10 @@ class History(Stage):
         with contextlib.suppress(LookupError, TimeoutError):
             await self.kubelet.end_stream(resource)
 
-    def heal(self) -> None:
-        """Nothing is wrong with kubelet, node and agent from now on."""
-        self.order(None)
+    def heal(self, *, order: bool = True) -> None:
+        """Nothing is wrong with kubelet, node and agent from now on; an order may stand all the same."""
+        if order:
+            self.order(None)
         self.kubelet.throttle(0)
         self.kubelet.fail_list(None)
         self.kubelet.hang_list(on=False)
@@ -364,12 +365,8 @@ class History(Stage):
     # --- the node ------------------------------------------------------------------------------
 
     def leave(self, parent: str) -> None:
-        for device in self.devices.values():
-            if device.parent == parent:
-                self.promises.meddle(device.uuid)
         self.node.unregister(parent, wait=False)
-        for uuid in self.node._journal.load().devices:
-            self.promises.meddle(uuid)
+        self.promises.meddle_with_all()
 
     def come_back(self, parent: str) -> None:
         self.node.register(parent)
@@ -449,9 +446,7 @@ class History(Stage):
         """Let everything come to rest, and check what is promised of such a moment."""
         await self._let_rest()
         began = time.monotonic()
-        await self._waited(
-            self._all_listened_to, "the kubelet listens to every resource", BACK_WITHIN, self._unheard
-        )
+        await self.listened_to()
         self._took("kubelet listens again", began, BACK_WITHIN + 1)
         began = time.monotonic()
         await self._waited(lambda: not self._orphans(), "unused devices are gone", GONE_WITHIN, self._orphans)
@@ -466,6 +461,12 @@ class History(Stage):
             lambda: not self._miscounted(), "counts are right", COUNTED_WITHIN, self._miscounted
         )
         self.check()
+
+    async def listened_to(self) -> None:
+        """Wait until the kubelet knows every resource."""
+        await self._waited(
+            self._all_listened_to, "the kubelet listens to every resource", BACK_WITHIN, self._unheard
+        )
 
     async def _let_rest(self) -> None:
         self.heal()
@@ -622,10 +623,11 @@ class History(Stage):
 
 
 @contextlib.asynccontextmanager
-async def history(nursery: Nursery, *, seed: int = 0) -> AsyncIterator[History]:
-    """A history that begins with a kubelet and an agent at rest."""
+async def history(nursery: Nursery, *, seed: int = 0, configuration: int = 0) -> AsyncIterator[History]:
+    """A history that begins with a kubelet, and an agent that starts."""
     directory = Path(tempfile.mkdtemp(prefix="mdev-", dir="/tmp"))
     one = History(directory, nursery, seed=seed)
+    one.configuration = configuration
     try:
         await one.kubelet.start()
         await one.start_agent()
