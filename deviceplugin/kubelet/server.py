@@ -118,6 +118,7 @@ class Endpoint:
             async with self._served():
                 if await self._register() and await self._listened_to():
                     await self._connection.renew.wait()
+            _heed_cancellation()
             # A kubelet before 1.37 takes the end of an old stream for the end of whatever is registered
             # by then: it has to have seen it first. One that hangs up again and again gets more time.
             ended_soon = asyncio.get_running_loop().time() - began < SHORT_LIVED
@@ -144,10 +145,13 @@ class Endpoint:
         while not (self._paths.plugins.is_dir() and _bound(server, path)):
             self._retry.clear()
             await self._wait_to_retry(LAST_RETRY)
-        await server.start()
+        # Shielded, since gRPC does not get over a start that is given up; it takes no time.
+        starting = asyncio.ensure_future(server.start())
         try:
+            await asyncio.shield(starting)
             yield
         finally:
+            await asyncio.wait({starting})
             # The kubelet hangs up when the list ends, so requests under way come first.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH):
@@ -245,6 +249,16 @@ class _Connection:
         self.registered = False
         self.renew = asyncio.Event()
         """Set when it has become useless: the kubelet's list ended, the kubelet or the socket is no more."""
+
+
+def _heed_cancellation() -> None:
+    """End here if the running task was cancelled: a gRPC server that stops in that very moment hides it.
+
+    Its stop waits with ``asyncio.wait_for``, which loses a cancellation when it is over (Python 3.11).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _bound(server: grpc.aio.Server, path: Path) -> bool:

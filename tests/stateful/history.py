@@ -349,9 +349,10 @@ class History(Stage):
         with contextlib.suppress(LookupError, TimeoutError):
             await self.kubelet.end_stream(resource)
 
-    def heal(self) -> None:
-        """Nothing is wrong with kubelet, node and agent from now on."""
-        self.order(None)
+    def heal(self, *, order: bool = True) -> None:
+        """Nothing is wrong with kubelet, node and agent from now on; an order may stand all the same."""
+        if order:
+            self.order(None)
         self.kubelet.throttle(0)
         self.kubelet.fail_list(None)
         self.kubelet.hang_list(on=False)
@@ -364,12 +365,8 @@ class History(Stage):
     # --- the node ------------------------------------------------------------------------------
 
     def leave(self, parent: str) -> None:
-        for device in self.devices.values():
-            if device.parent == parent:
-                self.promises.meddle(device.uuid)
         self.node.unregister(parent, wait=False)
-        for uuid in self.node._journal.load().devices:
-            self.promises.meddle(uuid)
+        self.promises.meddle_with_all()
 
     def come_back(self, parent: str) -> None:
         self.node.register(parent)
@@ -449,17 +446,27 @@ class History(Stage):
         """Let everything come to rest, and check what is promised of such a moment."""
         await self._let_rest()
         began = time.monotonic()
-        await self._waited(
-            self._all_listened_to, "the kubelet listens to every resource", BACK_WITHIN, self._unheard
-        )
+        await self.listened_to()
         self._took("kubelet listens again", began, BACK_WITHIN + 1)
         began = time.monotonic()
         await self._waited(lambda: not self._orphans(), "unused devices are gone", GONE_WITHIN, self._orphans)
         self._took("unused devices gone", began, GONE_WITHIN + 1)
         await self._waited(
+            lambda: not self._offered_though_held(),
+            "what a VM holds beyond its pod is not offered",
+            GONE_WITHIN,
+            self._offered_though_held,
+        )
+        await self._waited(
             lambda: not self._miscounted(), "counts are right", COUNTED_WITHIN, self._miscounted
         )
         self.check()
+
+    async def listened_to(self) -> None:
+        """Wait until the kubelet knows every resource."""
+        await self._waited(
+            self._all_listened_to, "the kubelet listens to every resource", BACK_WITHIN, self._unheard
+        )
 
     async def _let_rest(self) -> None:
         self.heal()
@@ -490,6 +497,10 @@ class History(Stage):
         while not condition():
             if time.monotonic() > until:
                 raise PromiseBroken(f"not within {within:g} s: {what}; found {found()}")
+            if not self.agent_runs:
+                # An order that was carried out in the last moment.
+                self.check()
+                await self.agent_up()
             await asyncio.sleep(0.01)
 
     def _unheard(self) -> list[str]:
@@ -505,16 +516,29 @@ class History(Stage):
             self.kubelet.list_messages(resource).count for resource in CONFIGURATIONS[self.configuration][1]
         )
 
-    def _orphans(self) -> list[str]:
+    def _wanted(self) -> set[str]:
+        """The devices that the kubelet knows its pods to have."""
         pods = {pod.uid for pod in self.kubelet.pods}
-        wanted = {
+        return {
             device
             for (uid, _, _), entry in self.kubelet._admission.memory.items()
             if uid in pods
             for device in entry.devices
         }
-        held = {machine.machine.uuid for machine in self.machines}
-        return [uuid for uuid in self.devices if slots.is_ours(uuid) and uuid not in wanted | held]
+
+    def _orphans(self) -> list[str]:
+        kept = self._wanted() | {machine.machine.uuid for machine in self.machines}
+        return [uuid for uuid in self.devices if slots.is_ours(uuid) and uuid not in kept]
+
+    def _offered_though_held(self) -> list[str]:
+        """A pod that got one of these would fail."""
+        stray = {machine.machine.uuid for machine in self.strays} - self._wanted()
+        return [
+            uuid
+            for resource in CONFIGURATIONS[self.configuration][1]
+            for uuid, (well, _) in self.kubelet.devices(resource).items()
+            if well and uuid in stray
+        ]
 
     def _miscounted(self) -> list[str]:
         """Where the free slots on offer are not what the kernel says."""
@@ -574,6 +598,8 @@ class History(Stage):
 
     async def finish(self) -> None:
         """All pods and VMs end: of the agent's devices none is left then."""
+        # Pods that are still on their way are among them.
+        await self._let_rest()
         for life in tuple(self.lives):
             await self.delete(life, graceful=False)
         while self.strays:
@@ -597,10 +623,11 @@ class History(Stage):
 
 
 @contextlib.asynccontextmanager
-async def history(nursery: Nursery, *, seed: int = 0) -> AsyncIterator[History]:
-    """A history that begins with a kubelet and an agent at rest."""
+async def history(nursery: Nursery, *, seed: int = 0, configuration: int = 0) -> AsyncIterator[History]:
+    """A history that begins with a kubelet, and an agent that starts."""
     directory = Path(tempfile.mkdtemp(prefix="mdev-", dir="/tmp"))
     one = History(directory, nursery, seed=seed)
+    one.configuration = configuration
     try:
         await one.kubelet.start()
         await one.start_agent()

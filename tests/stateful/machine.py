@@ -26,6 +26,8 @@ from tests.stateful.points import POINTS, Order
 ANY = st.integers(0, 23)
 MOMENT = 0.03
 """Seconds: what happens beside the next step gets a head start of up to this."""
+MENDED = 8
+"""Steps after which what is broken is mended, at the latest."""
 APART = 10
 """Steps from one calm moment to the next, at least."""
 _TOLD = 12_000
@@ -93,13 +95,24 @@ class Machine(RuleBasedStateMachine):
             for task in [task for task in self._background if task.done()]:
                 self._background.remove(task)
                 task.result()
-            # Now and then somebody looks after the agent, as the DaemonSet's controller would.
-            if not self.one.agent_runs and self.stage.steps % 3 == 0:
-                self.one.check()
-                await self.one.agent_up()
+            await self._look_after()
             self.one.check()
 
         self._run(step())
+
+    async def _look_after(self) -> None:
+        """Now and then somebody does, as the DaemonSet's controller and systemd would: or little happened."""
+        steps = len(self.one.story)
+        if not self.one.agent_runs and steps % 3 == 0:
+            self.one.check()
+            await self.one.agent_up()
+        if steps % 5 == 0:
+            await self.one.kubelet_up()
+        if steps % MENDED == 0:
+            self.one.heal(order=False)
+            await self.one.damage(None)
+            for parent in PARENTS:
+                self.one.come_back(parent)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -219,8 +232,27 @@ class Machine(RuleBasedStateMachine):
     def the_agent_will_die(self, point: str, nth: int) -> None:
         self._step("the agent will die", lambda: self.one.order(Order(point, nth)), point, nth)
 
+    @rule(point=st.sampled_from(POINTS), nth=st.integers(1, 2), resource=ANY)
+    def the_agent_dies_over_a_pod(self, point: str, nth: int, resource: int) -> None:
+        async def die() -> None:
+            await self.one.agent_up()
+            self.one.order(Order(point, nth))
+            before = len(self.one.lives)
+            await self.one.bring(pod(self._name(), {self.one.resource(resource): 1}))
+            for life in self.one.lives[before:]:
+                await self.one.start(life)
+            # The last but one that is still there makes room, so that there is something to take back.
+            for life in self.one.lives[:-1][-1:]:
+                await self.one.delete(life)
+            await asyncio.sleep(MOMENT)
+
+        self._step("the agent dies over a pod", die, point, nth, resource)
+
     @rule(point=st.sampled_from(POINTS), nth=st.integers(1, 2), tenths=st.sampled_from((1, 3, 6)))
     def the_agent_will_dawdle(self, point: str, nth: int, tenths: int) -> None:
+        # An answer that is kept longer than the grace period is none that the kubelet could remember in
+        # time: nothing but the agent's own event loop stands between, and that would keep the reclaim too.
+        tenths = 1 if point == "Allocate worked out" else tenths
         order = Order(point, nth, "delay", tenths / 10)
         self._step("the agent will dawdle", lambda: self.one.order(order), point, nth, tenths)
 

@@ -36,6 +36,7 @@ class Promises:
     def __init__(self) -> None:
         self._spans: list[Span] = []
         self._meddled: dict[str, float] = {}
+        self._meddled_with_all = -math.inf
         self.killed: list[str] = []
         self.delayed: list[str] = []
 
@@ -48,8 +49,12 @@ class Promises:
         """Somebody else removes a device, or its parent leaves."""
         self._meddled[uuid] = time.monotonic()
 
+    def meddle_with_all(self) -> None:
+        """A parent leaves, with devices that came into being in that very moment too."""
+        self._meddled_with_all = time.monotonic()
+
     def untouched_since(self, uuid: str, moment: float) -> bool:
-        return self._meddled.get(uuid, -math.inf) < moment
+        return max(self._meddled.get(uuid, -math.inf), self._meddled_with_all) < moment
 
     def broken(self, deeds: list[Deed]) -> list[str]:
         """What of this the agent should not have done."""

@@ -49,9 +49,8 @@ async def _live_until_killed(one: History) -> None:
 async def test_an_agent_killed_there_leaves_nothing_that_the_next_one_does_not_mend(
     nursery: Nursery, point: str
 ) -> None:
-    async with history(nursery) as one:
-        await one.reconfigure(1)
-        await one.calm()
+    async with history(nursery, configuration=1) as one:
+        await one.listened_to()
         await one.bring(pod("before", {SERIAL: 1}))
         await one.start(one.lives[-1])
         await one.agent_down()

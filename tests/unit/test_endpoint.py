@@ -1,0 +1,85 @@
+"""An endpoint's life, apart from what it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from deviceplugin.handover import Handover
+from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.kubelet.server import Endpoint
+
+
+class Nothing:
+    """A backend that nobody asks."""
+
+    async def allocate(self, resource: str, ids: Sequence[str]) -> Handover:
+        raise NotImplementedError
+
+    async def prepare(self, resource: str, ids: Sequence[str]) -> None:
+        raise NotImplementedError
+
+    def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]:
+        raise NotImplementedError
+
+
+async def test_an_end_in_the_moment_of_its_beginning_leaves_no_socket_and_no_complaint() -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, about: complaints.append(about))
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        paths = KubeletPaths(Path(directory))
+        paths.plugins.mkdir()
+        for turns in range(4):
+            running = asyncio.create_task(Endpoint("vfio.dev/x", Nothing(), paths).run())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+        # What gRPC left running gets its turns, and its errors are told when it is thrown away.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        gc.collect()
+        assert [*paths.plugins.iterdir()] == []
+    assert complaints == []
+
+
+async def test_an_end_while_a_server_stops_is_heeded_although_grpc_loses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopping = asyncio.Event()
+    kind = type(grpc.aio.server())
+    stop = kind.stop
+
+    async def stop_and_lose_a_cancellation(server: grpc.aio.Server, grace: float | None) -> None:
+        await stop(server, grace)
+        stopping.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(kind, "stop", stop_and_lose_a_cancellation)
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        paths = KubeletPaths(Path(directory))
+        paths.plugins.mkdir()
+        endpoint = Endpoint("vfio.dev/x", Nothing(), paths)
+        running = asyncio.create_task(endpoint.run())
+        async with asyncio.timeout(5):
+            while not (sockets := [*paths.plugins.iterdir()]):  # noqa: ASYNC110 - a file gives no sign
+                await asyncio.sleep(0)
+        endpoint.socket_gone(sockets[0].name)
+        async with asyncio.timeout(5):
+            await stopping.wait()
+
+        running.cancel()
+
+        await asyncio.wait({running}, timeout=5)
+        assert running.cancelled()
