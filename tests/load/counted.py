@@ -1,17 +1,18 @@
 """An agent that can be asked what it has in memory.
 
 Nothing of this is in the agent itself. It is started with one more signal handler: SIGUSR1 has it write how
-many tasks its event loop has, and how many entries are in each container that one of its objects holds. The
-containers are found, not listed, so that one that is new is counted too.
+many tasks its event loop has, how much of its memory is really in use, and how many entries are in each
+container that one of its objects holds. The containers are found, not listed, so that one that is new is
+counted too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import inspect
 import json
-import os
 import signal
 import sys
 from collections import Counter, deque
@@ -42,32 +43,61 @@ def main(answers: str) -> None:
         await run(self, ended)
 
     Agent.run = run_counted  # type: ignore[method-assign]
-    sys.exit(commands())
+    commands()
 
 
 def _answer(path: Path) -> None:
     """Write what there is, under its name once it is whole."""
     gc.collect()
-    found = {"tasks": len(asyncio.all_tasks()), "entries": entries()}
+    found = {
+        "tasks": len(asyncio.all_tasks()),
+        "blocks": sys.getallocatedblocks(),
+        "heap": _heap(),
+        "entries": entries(),
+    }
     unfinished = path.with_suffix(".new")
     unfinished.write_text(json.dumps(found))
-    os.replace(unfinished, path)
+    unfinished.replace(path)
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _heap() -> int | None:
+    """Bytes that were asked of malloc and not given back, gRPC's among them; None without glibc 2.33."""
+    ask = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if ask is None:
+        return None
+    ask.restype = _Mallinfo
+    found = ask()
+    return int(found.uordblks + found.hblkhd)
 
 
 def entries() -> dict[str, int]:
-    """How many entries each container has that an object of the agent's holds, by class and attribute."""
+    """How many objects each class of the agent has, and how many entries each container that they hold."""
     found: Counter[str] = Counter()
     for each in gc.get_objects():
         kind = type(each)
-        if not str(getattr(kind, "__module__", "")).startswith("deviceplugin."):
+        module = str(getattr(kind, "__module__", ""))
+        if not module.startswith("deviceplugin."):
             continue
-        found[f"{kind.__qualname__} objects"] += 1
+        whose = f"{module.removeprefix('deviceplugin.')}.{kind.__qualname__}"
+        found[whose] += 1
         for name, value in _attributes(each):
             if isinstance(value, _CONTAINERS):
                 # One level more, for what is kept by card or by device.
                 inside = value.values() if isinstance(value, dict) else value
                 nested = sum(len(one) for one in inside if isinstance(one, _CONTAINERS))
-                found[f"{kind.__qualname__}.{name}"] += len(value) + nested
+                found[f"{whose}.{name}"] += len(value) + nested
     return dict(found)
 
 

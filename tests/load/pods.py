@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import time
 from collections import deque
@@ -25,7 +24,7 @@ CALM = 20.0
 """Seconds that the agent has to remove all devices and to be done with it."""
 ANSWER = 10.0
 BETWEEN = 0.1
-"""Seconds between questions; three answers that agree are taken for calm."""
+"""Seconds between questions: an answer has the agent count all that it has."""
 
 
 class Load:
@@ -35,6 +34,7 @@ class Load:
         types: the types that pods ask for, one after the other.
         alive: how many pods there are at a time.
         every: how many pods come between two looks.
+        patience: seconds in which the agent is to end what it still does when all devices are gone.
         on_row: called with each row as soon as it is there.
     """
 
@@ -45,6 +45,7 @@ class Load:
         *,
         alive: int,
         every: int,
+        patience: float = CALM,
         on_row: Callable[[Row], None] = lambda _row: None,
     ) -> None:
         self.world = world
@@ -54,6 +55,7 @@ class Load:
         self._types = types
         self._alive = alive
         self._every = every
+        self._patience = patience
         self._on_row = on_row
         self._answers = world.directory / "counted.json"
         self._pods = 0
@@ -108,7 +110,7 @@ class Load:
         await self.world.kubelet.wait_for(lambda: self.world.kubelet.allocatable(vfio(type_id)) > 0, ROOM)
 
     async def _come(self, type_id: str) -> None:
-        """A pod comes, and again if the kubelet's list was a moment behind, as its controller would have it."""
+        """A pod comes, and again if the kubelet's list was a moment behind: its controller sees to that."""
         self._pods += 1
         until = time.monotonic() + ROOM
         while True:
@@ -118,13 +120,15 @@ class Load:
                 pod = await self.world.run_pod(type_id, name=f"pod-{self._pods}")
                 break
             except AdmissionError as error:
-                full = "no parent could take" in str(error) or "unavailable" in str(error) or "no healthy" in str(error)
-                assert full and time.monotonic() < until, str(error)
+                full = ("no parent could take", "devices unavailable", "no healthy devices")
+                assert any(reason in str(error) for reason in full), str(error)
+                assert time.monotonic() < until, str(error)
                 self.rejected += 1
                 await self.world.kubelet.wait_for(self._news(type_id, heard), ROOM)
         given = self.world.ids(pod)
         others = set().union(*self._devices.values())
-        assert given and not given & others, "a pod has devices, and nobody else has them"
+        assert given, "a pod has devices"
+        assert not given & others, "nobody else has them"
         assert all(self.world.node.paths.device(uuid).exists() for uuid in given), "they are there"
         self._devices[pod.uid] = given
         self._running.append(pod)
@@ -148,24 +152,20 @@ class Load:
         await self.world.until(lambda: not any(directory.iterdir()), "no device is left", within=CALM)
         assert self.world._agent is not None
         pid = self.world._agent.pid
-        # What it does about the last removal, or the first registration, is over in a moment. Should it never
-        # be, the row shows what there is.
-        counted, earlier = await self._ask(), [-2, -1]
-        until = time.monotonic() + CALM
-        while {counted["tasks"]} != set(earlier) and time.monotonic() < until:
-            earlier = [earlier[-1], counted["tasks"]]
-            await asyncio.sleep(BETWEEN)
-            counted = await self._ask()
+        counted = await self._calm()
         rss, pss = memory_mib(pid)
         entries: dict[str, int] = counted["entries"]
         row = Row(
             pods=self._pods,
             rss=rss,
             pss=pss,
-            fds=len(os.listdir(f"/proc/{pid}/fd")),
-            threads=len(os.listdir(f"/proc/{pid}/task")),
+            heap=None if counted["heap"] is None else counted["heap"] / 2**20,
+            blocks=counted["blocks"],
+            fds=_number_of(pid, "fd"),
+            threads=_number_of(pid, "task"),
             tasks=counted["tasks"],
             slots=sum(self.world.kubelet.capacity(vfio(type_id)) for type_id in self._types),
+            cards=len(self.world.node.node.cards),
             entries=entries,
             allocated=tuple(self._times),
         )
@@ -173,12 +173,34 @@ class Load:
         self.rows.append(row)
         self._on_row(row)
 
+    async def _calm(self) -> dict[str, Any]:
+        """What the agent has once two answers agree that it does nothing, or after a while all the same.
+
+        What it does about the last removal is over in a moment; that it never is should show in the row.
+        While it sends its lists it has fewer tasks than without work, so fewer is not calm either.
+        """
+        until = time.monotonic() + self._patience
+        counted = await self._ask()
+        calm = self.rows[0].tasks if self.rows else None
+        while time.monotonic() < until:
+            earlier = counted["tasks"]
+            await asyncio.sleep(BETWEEN)
+            counted = await self._ask()
+            if counted["tasks"] == earlier and calm in {None, earlier}:
+                break
+        return counted
+
     async def _ask(self) -> dict[str, Any]:
         self._answers.unlink(missing_ok=True)
         self.world.signal_agent(signal.SIGUSR1)
         await self.world.until(self._answers.exists, "the agent says what it has", within=ANSWER)
         answer: dict[str, Any] = json.loads(self._answers.read_text())
         return answer
+
+
+def _number_of(pid: int, what: str) -> int:
+    """How many a process has of what /proc lists."""
+    return sum(1 for _ in Path(f"/proc/{pid}/{what}").iterdir())
 
 
 def world_in(directory: Path, node: str, *, config: str = QUICK) -> World:
