@@ -39,6 +39,10 @@ test: $(VENV)/.ready  ## unit and component tests, with branch coverage
 test-stateful: $(VENV)/.ready  ## a long history of pods, kills and faults; STEPS and SEED choose which
 	@$(BIN)/python -m tests.stateful --steps $${STEPS:-20000} $${SEED:+--seed $$SEED}
 
+.PHONY: test-load
+test-load: $(VENV)/.ready  ## a thousand pods, and what the agent has in memory; PODS says how many
+	@$(BIN)/python -m tests.load --pods $${PODS:-1000}
+
 .PHONY: test-mutants
 test-mutants: $(VENV)/.ready  ## break the agent on purpose, and see that its tests notice
 	@$(BIN)/python -m tests.mutants
