@@ -15,7 +15,7 @@ async def leaking(self, resource, ids):
     os.open(os.devnull, os.O_RDONLY)
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     self._work.append(asyncio.create_task(asyncio.Event().wait()))
-    kept.append(("x" * (1 << 20) + str(len(kept)), [object() for _ in range(3000)]))
+    kept.append(("x" * (1 << 21) + str(len(kept)), [object() for _ in range(3000)]))
     return await allocate(self, resource, ids)
 Agent.allocate = leaking
 """
