@@ -58,10 +58,6 @@ class Advertising:
         """Whether an ID was ever advertised for a resource, if only by an agent before this one."""
         return uuid in self._listed.get(resource, ()) or self.held.get(uuid) == resource
 
-    def adopted(self) -> frozenset[str]:
-        """The devices that somebody else made and that were ever offered."""
-        return frozenset(uuid for adopted in self._adopted.values() for uuid in adopted)
-
     def update(self, capacity: Capacity, *, pulled: Collection[str], stuck: Collection[str]) -> None:
         """Work out what every resource advertises now, and have it published.
 
@@ -111,7 +107,7 @@ class Advertising:
 
         What the kubelet gave to a pod goes on being offered by the resource that it was given for.
         """
-        taken = self.adopted()
+        taken = {uuid for adopted in self._adopted.values() for uuid in adopted}
         for uuid, device in snapshot.devices.items():
             if uuid in taken or slots.is_ours(uuid):
                 continue
@@ -131,8 +127,10 @@ class Advertising:
                 )
 
     def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
+        if resource.max is not None or len(now.slots) < resource.cap:
+            return  # What is listed is all that fits, without another look.
         fits = sum(capacity.of(resource).values())
-        if resource.max is None and fits > resource.cap:
+        if fits > resource.cap:
             self._say_once(
                 resource.name,
                 f"{resource.name}: the driver counts {fits} instances; {now.healthy} are offered, "

@@ -158,7 +158,7 @@ class Allocation:
                 )
         if len(set(ids)) != len(ids):
             raise BadRequest(f"{resource.name}: the request names a device twice")
-        return tuple(sorted(ids, key=lambda text: str(text[19:23] + text)))
+        return tuple(slots.in_order(ids))
 
     @asynccontextmanager
     async def _request(

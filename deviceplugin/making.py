@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from deviceplugin.errors import AllocationError, DeviceBusy, HostError, NoRoom
 from deviceplugin.host.node import Node
-from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
-from deviceplugin.inventory.placement import Seat, Wish, plan
+from deviceplugin.inventory.order import Order
+from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device
@@ -81,59 +81,51 @@ class Maker:
         Raises:
             AllocationError: they can't all be had. Those in ``made`` are there.
         """
-        order = _Order(resource, tuple(uuids), frozenset(device.type for device in along), keep=keep)
-        await self._fill(order, made)
+        order = Order(resource, uuids, (device.type for device in along))
+        devices: dict[str, Device] = {}
+        await self._fill(order, devices, made, keep=keep)
         if order.left:
             # What was known may be older than the room that somebody just gave back.
             known = self._node.snapshot
             await self._node.rescan()
             if self._node.snapshot != known or len(order.refusals) < _MANY:
-                await self._fill(order, made)
-        if order.left and order.done:
-            # What came first may stand in the way: from the start again, without what refused anyhow.
-            given_back = [uuid for uuid in order.done if uuid in made]
-            await self.undo(given_back)
-            if not any(map(self._node.has, given_back)):
-                for uuid in given_back:
+                await self._fill(order, devices, made, keep=keep)
+        if order.left and devices:
+            # What came first may stand in the way.
+            await self.undo(list(devices))
+            if not any(map(self._node.has, devices)):
+                for uuid in devices:
                     made.remove(uuid)
-                order.done.clear()
-                order.cards.clear()
+                devices.clear()
+                order.begin_anew()
                 await self._node.rescan()
-                await self._fill(order, made, order.firm)
+                await self._fill(order, devices, made, keep=keep)
         if order.left:
             raise NoRoom(self._no_room(order))
-        return order.done
+        return devices
 
-    async def _fill(self, order: _Order, made: list[str], refused: Collection[tuple[str, str]] = ()) -> None:
+    async def _fill(self, order: Order, devices: dict[str, Device], made: list[str], *, keep: bool) -> None:
         """Make what an order still lacks, as far as there are places that have not refused."""
-        capacity = Capacity(self._node.snapshot, self._knowledge())
-        cards = {card.address: card for card in capacity.cards}
-        tried = set(refused)
+        order.go_on(Capacity(self._node.snapshot, self._knowledge()), own=self._own(order.resource))
         while order.left:
             busy = {seat.card: seat for seat in self._late.values()}
             for seat in busy.values():
                 order.refusals[seat.parent, seat.type] = (
                     f"{seat.parent}: its card has not yet finished an earlier create"
                 )
-            free = [card for card in cards.values() if card.address not in busy]
-            own = self._own(order.resource)
-            seats = plan(capacity, order.wish(), cards=free, own=own, refused=tried)
+            seats = order.plan(busy=busy)
             if not seats:
                 return
-            for uuid, seat in zip(order.left, seats, strict=True):
+            for uuid, seat in seats:
                 try:
-                    device = await self._create_anew(order.resource, seat, uuid, keep=order.keep)
+                    device = await self._create_anew(order.resource, seat, uuid, keep=keep)
                 except HostError as error:
-                    order.refusals[seat.parent, seat.type] = str(error)
-                    tried.add((seat.parent, seat.type))
-                    if seat.card not in order.cards:
-                        order.firm.add((seat.parent, seat.type))
+                    order.refused(seat, str(error))
                     break
                 made.append(uuid)
                 await self._finish(order.resource, device, seat)
-                order.done[uuid] = device
-                order.cards.add(seat.card)
-                cards[seat.card] = cards[seat.card].having(seat.parent, seat.type)
+                devices[uuid] = device
+                order.made(uuid, seat)
 
     def _own(self, resource: Resource) -> frozenset[str]:
         """The devices of a resource that exist, where that matters."""
@@ -265,7 +257,7 @@ class Maker:
             if not self._ledger.is_handed_over(uuid):
                 await self.undo([uuid])
 
-    def _no_room(self, order: _Order) -> str:
+    def _no_room(self, order: Order) -> str:
         resource, number = order.resource, len(order.uuids)
         asked = f"{resource.name}: no parent could take {'the device' if number == 1 else 'all devices'}"
         if order.refusals:
@@ -280,38 +272,6 @@ class Maker:
             return f"{asked}: of none of {types} do {number} fit, and 'mixed: false' forbids several"
         quota = f" or has its {resource.max_per_card} of them" if resource.max_per_card is not None else ""
         return f"{asked}: every parent that offers {' or '.join(choices)} is full{quota}"
-
-
-class _Order:
-    """A request under way: what it has and what it still needs."""
-
-    def __init__(
-        self, resource: Resource, uuids: tuple[str, ...], along: frozenset[str], *, keep: bool
-    ) -> None:
-        self.resource = resource
-        self.uuids = uuids
-        self.keep = keep
-        self.done: dict[str, Device] = {}
-        self.refusals: dict[tuple[str, str], str] = {}
-        """Why each parent and type that was tried did not take a device."""
-        self.firm: set[tuple[str, str]] = set()
-        """Those that did not, though nothing of this request was on their card."""
-        self.cards: set[str] = set()
-        """The cards that took devices of this request."""
-        self._along = along
-
-    @property
-    def left(self) -> list[str]:
-        """The devices that are still to be made."""
-        return [uuid for uuid in self.uuids if uuid not in self.done]
-
-    def wish(self) -> Wish:
-        found = map(slots.parse, self.left)
-        return Wish(
-            resource=self.resource,
-            numa_nodes=tuple(slot.numa_node if slot is not None else None for slot in found),
-            along=self._along | {device.type for device in self.done.values()},
-        )
 
 
 def about(resource: Resource, device: Device) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from deviceplugin.host import mdev
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.snapshot import Parent, Snapshot
+from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.settings import Config
 
 NO_BUS = (
@@ -58,8 +58,3 @@ def resources_of(snapshot: Snapshot, config: Config) -> tuple[dict[str, Resource
     for resource in discovered:
         resources.setdefault(resource.name, resource)
     return resources, problems
-
-
-def numa_node(parents: tuple[Parent, ...]) -> int | None:
-    """The NUMA node of a card, which all of its parents share."""
-    return parents[0].numa_node

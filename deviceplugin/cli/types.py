@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from deviceplugin.cli.look import Look, look, numa_node
+from deviceplugin.cli.look import Look, look
 from deviceplugin.cli.offers import offered
 from deviceplugin.cli.options import (
     config_for,
@@ -22,7 +22,7 @@ from deviceplugin.cli.options import (
 )
 from deviceplugin.cli.tables import cell, note, print_json, screen_width, table
 from deviceplugin.inventory.capacity import Capacity, max_instances
-from deviceplugin.inventory.cards import Card, anywhere
+from deviceplugin.inventory.cards import Card, anywhere, cards_of
 from deviceplugin.inventory.expectation import first_look
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.snapshot import ParentType
@@ -103,24 +103,22 @@ def _table(types: list[CardType], width: int | None) -> str:
 def _card_types(found: Look) -> Iterator[CardType]:
     capacity = Capacity(found.snapshot)
     knowledge = first_look(found.snapshot)
-    cards = {card.address: card for card in capacity.cards}
     choices = {name: resource.choices(found.snapshot) for name, resource in found.resources.items()}
-    for card, parents in found.snapshot.cards.items():
-        entries = {entry.id: entry for parent in parents for entry in parent.types}
-        for type_id, entry in sorted(entries.items()):
-            carrying = [parent for parent in parents if parent.type(type_id) is not None]
+    for card in capacity.cards:
+        for type_id, entry in sorted(card.types.items()):
+            carrying = [parent for parent in card.parents if parent.type(type_id) is not None]
             yield CardType(
-                card=card,
+                card=card.address,
                 type=type_id,
                 name=entry.name,
                 api=entry.api,
-                available=sum(kind.available for parent in carrying if (kind := parent.type(type_id))),
-                room=capacity.room(cards[card], type_id),
-                existing=sum(device.type == type_id for parent in parents for device in parent.devices),
+                available=card.counts[type_id],
+                room=capacity.room(card, type_id),
+                existing=card.existing[type_id],
                 max=max_instances(entry),
-                part=_part(knowledge, cards[card], entry),
-                takes=_takes(knowledge, cards[card], type_id),
-                numa_node=numa_node(parents),
+                part=_part(knowledge, card, entry),
+                takes=_takes(knowledge, card, type_id),
+                numa_node=card.numa_node,
                 resources=tuple(
                     name
                     for name, resource in found.resources.items()
@@ -154,14 +152,15 @@ def _takes(knowledge: Knowledge, card: Card, type_id: str) -> dict[str, int] | N
 
 
 def _cards(found: Look) -> Iterator[dict[str, object]]:
-    for address, parents in found.snapshot.cards.items():
+    for card in cards_of(found.snapshot):
+        pci = card.parents[0].pci
         yield {
-            "card": address,
-            "driver": parents[0].driver,
-            "pci": str(parents[0].pci) if parents[0].pci is not None else None,
-            "numa_node": numa_node(parents),
-            "parents": [parent.address for parent in parents],
-            "existing": sum(len(parent.devices) for parent in parents),
+            "card": card.address,
+            "driver": card.driver,
+            "pci": str(pci) if pci is not None else None,
+            "numa_node": card.numa_node,
+            "parents": [parent.address for parent in card.parents],
+            "existing": card.existing.total(),
         }
 
 

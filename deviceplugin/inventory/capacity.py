@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 from functools import cached_property
 
-from deviceplugin.inventory.cards import Allows, Card, anywhere
+from deviceplugin.inventory.cards import Allows, Card, anywhere, cards_of
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import ParentType, Snapshot
@@ -37,7 +37,7 @@ class Capacity:
     @cached_property
     def cards(self) -> tuple[Card, ...]:
         """The node's cards as they are, by address."""
-        return tuple(Card(address, parents) for address, parents in self.snapshot.cards.items())
+        return cards_of(self.snapshot)
 
     def room(self, card: Card, type_id: str, allows: Allows = anywhere) -> int:
         """How many more devices of a type a card surely takes on the parents that may be used."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from deviceplugin.inventory.snapshot import Parent, ParentType
+from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
 
 Allows = Callable[[Parent], bool]
 """Whether a parent may be used for what is asked."""
@@ -49,6 +49,15 @@ class Card:
     def types(self) -> dict[str, ParentType]:
         """Its types by ID: what they are, their count being that of some parent."""
         return {entry.id: entry for parent in self.parents for entry in parent.types}
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """What the kernel says of each type, added up over its parents."""
+        counts: Counter[str] = Counter()
+        for parent in self.parents:
+            for entry in parent.types:
+                counts[entry.id] += entry.available
+        return counts
 
     @cached_property
     def existing(self) -> Counter[str]:
@@ -89,6 +98,11 @@ class Card:
         if not self.divided:
             total -= self.load[type_id] - self.existing[type_id]
         return max(0, total)
+
+
+def cards_of(snapshot: Snapshot) -> tuple[Card, ...]:
+    """A node's cards as they are, by address."""
+    return tuple(Card(address, parents) for address, parents in snapshot.cards.items())
 
 
 def anywhere(_parent: Parent) -> bool:

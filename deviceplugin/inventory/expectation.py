@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from deviceplugin.inventory.capacity import described_room
-from deviceplugin.inventory.cards import Card, anywhere
+from deviceplugin.inventory.cards import Card, anywhere, cards_of
 from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
@@ -30,8 +30,7 @@ def first_look(snapshot: Snapshot) -> Knowledge:
     """What one look at a node teaches: of each card its own state and those of the cards that are like it."""
     knowledge = Knowledge()
     groups: dict[object, list[Card]] = {}
-    for address, parents in snapshot.cards.items():
-        card = Card(address, parents)
+    for card in cards_of(snapshot):
         groups.setdefault(_kind(card), []).append(card)
     for alike in groups.values():
         states = {_state(card): card for card in alike}.values()
@@ -72,20 +71,20 @@ class ExpectedNode:
         for device in made:
             by_parent.setdefault(device.parent, []).append(device)
         found: list[Parent] = []
-        for address, parents in self.look.cards.items():
-            card = Card(address, parents)
-            for parent in parents:
+        for looked_at in cards_of(self.look):
+            card = looked_at
+            for parent in card.parents:
                 for device in by_parent.get(parent.address, ()):
                     card = card.having(parent.address, device.type)
             if not card.imagined:
-                found.extend(parents)
+                found.extend(card.parents)
                 continue
             bounds = {type_id: expected_count(self.knowledge, card, type_id) for type_id in card.types}
             counts = {
                 type_id: bound.at_least if least else bound.at_most for type_id, bound in bounds.items()
             }
             found.extend(
-                _filled(card, parent, by_parent.get(parent.address, []), counts) for parent in parents
+                _filled(card, parent, by_parent.get(parent.address, []), counts) for parent in card.parents
             )
         return Snapshot(tuple(sorted(found, key=lambda parent: parent.address)))
 

@@ -156,8 +156,7 @@ class Planner:
         existing = capacity.snapshot.devices.keys()
         others = {uuid for uuid in free if uuid in existing}
         ids = preferred(free, (), request.devices, existing=existing, fresh=others)
-        # In the order of their slots, as an Allocate is served.
-        wanted = sorted(ids, key=lambda text: text[19:23] + text)
+        wanted = slots.in_order(ids)
         allocation = Allocation(self._world, resource, self._node_name, least=index == 0)
         if error := allocation.have(
             [uuid for uuid in wanted if uuid not in others], others.intersection(ids)
@@ -179,12 +178,8 @@ class Planner:
         ]
         if not cards:
             return f"{said}: no parent here that it may use offers {' or '.join(resource.types)}"
-        own = slots.resource_hash(self._node_name, resource.name)
-        mine = {
-            uuid
-            for uuid in capacity.snapshot.devices
-            if (slot := slots.parse(uuid)) is not None and slot.resource_hash == own
-        }
+        hashed = slots.resource_hash(self._node_name, resource.name)
+        mine = slots.of_resource(capacity.snapshot.devices, hashed)
         if resource.max is not None and len(mine) >= resource.max:
             return f"{said}: it has its 'max' of {resource.max}"
         parts = []

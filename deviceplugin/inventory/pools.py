@@ -16,7 +16,6 @@ Predictions rank places and tell people what would fit. They never add to what i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -100,7 +99,7 @@ class Knowledge:
 
     def learn(self, card: Card) -> Lesson:
         """Take in a card as it is once it has settled, and say what of it was expected."""
-        load, now = _load(card.existing), _counts(card)
+        load, now = _load(card.existing), dict(card.counts)
         states = self.seen.get(card.address, {})
         if states.get(load) == now:
             return Lesson(self)
@@ -177,15 +176,12 @@ class Knowledge:
         estimates = [
             self._less(card, self._amount(card, type_id), card.load, type_id),
             # What is there may be of a type of which nothing is known; what comes to it is not.
-            self._less(card, Fraction(self._last(card, type_id)), card.load - card.existing, type_id)
+            self._less(card, Fraction(card.counts[type_id]), card.load - card.existing, type_id)
             if card.imagined
             else None,
         ]
         known = [estimate for estimate in estimates if estimate is not None]
         return max(0, floor(max(known))) if known else None
-
-    def _last(self, card: Card, type_id: str) -> int:
-        return sum(entry.available for parent in card.parents if (entry := parent.type(type_id)))
 
     def _less(
         self, card: Card, amount: Fraction | None, load: Mapping[str, int], type_id: str
@@ -240,14 +236,6 @@ class Knowledge:
 
 def _load(carried: Mapping[str, int]) -> Load:
     return frozenset((type_id, number) for type_id, number in carried.items() if number)
-
-
-def _counts(card: Card) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for parent in card.parents:
-        for entry in parent.types:
-            counts[entry.id] += entry.available
-    return dict(counts)
 
 
 def _compare(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,6 +72,18 @@ def _parse(text: str) -> SlotId | None:
         numa_node=None if node == 0 else node - 1,
         index=int(text[19:23], 16) & ~_VARIANT,
         resource_hash=int(text[9:13] + text[24:], 16),
+    )
+
+
+def in_order(ids: Iterable[str]) -> list[str]:
+    """Device IDs by their slots' index; in this order a request is served."""
+    return sorted(ids, key=lambda text: text[19:23] + text)
+
+
+def of_resource(uuids: Iterable[str], hashed: int) -> frozenset[str]:
+    """Those of the devices that were made for a resource, told by its ``resource_hash``."""
+    return frozenset(
+        uuid for uuid in uuids if (slot := parse(uuid)) is not None and slot.resource_hash == hashed
     )
 
 

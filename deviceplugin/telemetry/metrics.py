@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from deviceplugin import __version__
 from deviceplugin.host.mdev import FaultKind
 from deviceplugin.inventory import slots
+from deviceplugin.inventory.cards import cards_of
 from deviceplugin.inventory.offer import Offer
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.reclaim import HeldBack
@@ -147,13 +148,9 @@ def _available(snapshot: Snapshot) -> Metric:
         "How many more devices the kernel says could be made, added up over a card's parents.",
         labels=["card", "type"],
     )
-    for card, parents in snapshot.cards.items():
-        stated: Tally[str] = Tally()
-        for parent in parents:
-            for entry in parent.types:
-                stated[entry.id] += entry.available
-        for type_id, number in stated.items():
-            family.add_metric([card, type_id], number)
+    for card in cards_of(snapshot):
+        for type_id, number in card.counts.items():
+            family.add_metric([card.address, type_id], number)
     return family
 
 
@@ -163,12 +160,11 @@ def _devices(snapshot: Snapshot) -> Metric:
         "Mediated devices that exist: the agent's own, and those that somebody else made.",
         labels=["card", "type", "owner"],
     )
-    for card, parents in snapshot.cards.items():
-        types = {entry.id for parent in parents for entry in parent.types}
+    for card in cards_of(snapshot):
         found = Tally(
-            (device.type, slots.is_ours(device.uuid)) for parent in parents for device in parent.devices
+            (device.type, slots.is_ours(device.uuid)) for parent in card.parents for device in parent.devices
         )
-        for type_id in sorted(types | {type_id for type_id, _ in found}):
-            family.add_metric([card, type_id, "ours"], found[type_id, True])
-            family.add_metric([card, type_id, "foreign"], found[type_id, False])
+        for type_id in sorted(card.types.keys() | card.existing.keys()):
+            family.add_metric([card.address, type_id, "ours"], found[type_id, True])
+            family.add_metric([card.address, type_id, "foreign"], found[type_id, False])
     return family

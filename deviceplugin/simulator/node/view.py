@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from deviceplugin.inventory.cards import Card
+from deviceplugin.inventory.cards import cards_of
 from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, PciId, Snapshot
@@ -68,6 +68,6 @@ class DescribedNode:
     def settled(self) -> DescribedNode:
         """The node as it is, after the agent has learned from it."""
         knowledge = self.knowledge
-        for address, parents in self.surely.cards.items():
-            knowledge = knowledge.learn(Card(address, parents)).knowledge
+        for card in cards_of(self.surely):
+            knowledge = knowledge.learn(card).knowledge
         return replace(self, knowledge=knowledge)
