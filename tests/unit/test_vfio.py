@@ -91,26 +91,6 @@ def test_a_removal_that_the_driver_did_by_itself_is_a_success(kernel: SimulatedK
     assert not exists(kernel)
 
 
-def test_a_group_that_the_device_has_no_more_proves_nothing(
-    kernel: SimulatedKernel, group: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Between the look at the device and the opening of its group, it is made anew and has another one.
-    opened = kernel.open_group
-    written: list[Path] = []
-
-    def too_late(number: int) -> int:
-        monkeypatch.undo()
-        kernel.write(kernel.paths.remove(UUID), "1")
-        assert mdev.create(kernel, "mtty", "mtty-1", OTHER).group == group
-        assert mdev.create(kernel, "mtty", "mtty-1", UUID).group != group
-        monkeypatch.setattr(kernel, "write", lambda path, _text: written.append(path))
-        return opened(number)
-
-    monkeypatch.setattr(kernel, "open_group", too_late)
-    assert not vfio.remove_unused(kernel, UUID)
-    assert written == []
-
-
 @pytest.mark.usefixtures("group")
 def test_a_removal_that_the_driver_refuses_is_told(
     kernel: SimulatedKernel, monkeypatch: pytest.MonkeyPatch
@@ -125,10 +105,12 @@ def test_a_removal_that_the_driver_refuses_is_told(
     assert not vfio.is_held(kernel, UUID)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "made anew"])
 def test_a_group_that_was_given_to_another_device_meanwhile_proves_nothing(
-    kernel: SimulatedKernel, group: int, monkeypatch: pytest.MonkeyPatch
+    kernel: SimulatedKernel, group: int, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    # Between the look at the device and the opening of its group, the number goes to another device.
+    # Between the look at the device and the opening of its group, the number goes to another device; the
+    # first is gone then, or is there again and has another one.
     opened = kernel.open_group
     written: list[Path] = []
 
@@ -136,6 +118,8 @@ def test_a_group_that_was_given_to_another_device_meanwhile_proves_nothing(
         monkeypatch.undo()
         kernel.write(kernel.paths.remove(UUID), "1")
         assert mdev.create(kernel, "mtty", "mtty-1", OTHER).group == group
+        if again:
+            assert mdev.create(kernel, "mtty", "mtty-1", UUID).group != group
         monkeypatch.setattr(kernel, "write", lambda path, _text: written.append(path))
         return opened(number)
 
