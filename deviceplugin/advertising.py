@@ -58,6 +58,10 @@ class Advertising:
         """Whether an ID was ever advertised for a resource, if only by an agent before this one."""
         return uuid in self._listed.get(resource, ()) or self.held.get(uuid) == resource
 
+    def released(self, uuid: str) -> None:
+        """The kubelet has taken a device back from its pod, since it gives it to another."""
+        self.held = {held: name for held, name in self.held.items() if held != uuid}
+
     def update(self, capacity: Capacity, *, pulled: Collection[str], stuck: Collection[str]) -> None:
         """Work out what every resource advertises now, and have it published.
 
@@ -81,7 +85,7 @@ class Advertising:
                 listed=listed,
                 held=[uuid for uuid, name in self.held.items() if name == resource.name],
                 pulled=listed.intersection(pulled),
-                stuck=listed.intersection(stuck),
+                stuck=listed.intersection(stuck).union(self._withdrawn(resource, capacity.snapshot)),
                 adopted=self._adopted.get(resource.name, {}),
             )
             listed.update(slot.id for slot in now.slots)
@@ -125,6 +129,16 @@ class Advertising:
                         "parent": device.parent,
                     },
                 )
+
+    def _withdrawn(self, resource: Resource, snapshot: Snapshot) -> set[str]:
+        """What the resource would not adopt today, and no pod has: it is listed, and offered no more."""
+        return {
+            uuid
+            for uuid in self._adopted.get(resource.name, ())
+            if self.held.get(uuid) != resource.name
+            and (device := snapshot.devices.get(uuid)) is not None
+            and not resource.adoptable(device, snapshot)
+        }
 
     def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
         if resource.max is not None or len(now.slots) < resource.cap:

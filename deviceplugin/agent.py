@@ -100,6 +100,7 @@ class Agent:
             knowledge=lambda: self._knowledge,
             on_made=self._made,
             on_occupied=self._occupied,
+            on_withdrawn=self._withdrawn,
         )
         self._pods = Pods(
             self._memory,
@@ -239,6 +240,10 @@ class Agent:
         if self._config.reclaim.enabled:  # Nobody else would look whether it is free again.
             self._reclaim.found_occupied(uuid)
             self._reclaimed()
+
+    def _withdrawn(self, uuid: str) -> None:
+        self._advertising.released(uuid)
+        self._advertise(self._node.snapshot)
 
     def _made(self, resource: Resource, device: Device) -> None:
         self.metrics.made.labels(resource=resource.name, type=device.type).inc()

@@ -53,6 +53,7 @@ class Allocation:
         knowledge: what was learned of the node's cards.
         on_made: called with the resource and its new device.
         on_occupied: called with a device that somebody else made and that turned out to be in use.
+        on_withdrawn: called with one that is asked for and that the configuration does not offer.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Allocation:
         knowledge: Callable[[], Knowledge] = Knowledge,
         on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
         on_occupied: Callable[[str], None] = lambda _uuid: None,
+        on_withdrawn: Callable[[str], None] = lambda _uuid: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -73,6 +75,7 @@ class Allocation:
         self._remembered = remembered
         self._specs = specs
         self._on_occupied = on_occupied
+        self._on_withdrawn = on_withdrawn
         self._maker = Maker(node, ledger, knowledge=knowledge, belongs=offered, on_made=on_made)
         self._undoing: set[asyncio.Task[None]] = set()
 
@@ -245,6 +248,13 @@ class Allocation:
             what = "is gone" if device is None else "has no VFIO group"
             raise AllocationError(
                 f"{resource.name}: the device {uuid}, which was made by somebody else, {what}"
+            )
+        known = self._node.snapshot.devices.get(uuid)
+        if known is not None and not resource.adoptable(known, self._node.snapshot):
+            self._on_withdrawn(uuid)
+            raise AllocationError(
+                f"{resource.name}: the device {uuid}, which was made by somebody else, is none of those that "
+                "the configuration offers; it was, or another plugin gave it to the pod that had it before"
             )
         try:
             held = await self._node.is_held(uuid)

@@ -137,3 +137,23 @@ async def test_an_adopted_device_survives_the_agent_and_its_configuration(begin:
     await ready(world, 2)
     assert world.kubelet.devices(SERIAL)[device][0]
     assert device in world.devices
+
+
+async def test_a_device_that_is_adopted_no_more_goes_to_no_pod_but_the_one_that_has_it(begin: Begin) -> None:
+    world = await begin(config=ONLY_ADOPTED)
+    device = made_by_hand(world)
+    await ready(world, 1)
+    pod = await world.run_pod({SERIAL: 1})
+    await world.stop_agent()
+    world.configure(
+        f"discovery: {{include: []}}\nresources: [{{name: {SERIAL}, types: [mtty-1], max: 0}}]\n{TUNED}"
+    )
+    await world.start_agent()
+    await ready(world, 1)
+    await world.kubelet.restart_container(pod, "c")
+    await world.kubelet.delete(pod)
+    with pytest.raises(AdmissionError, match="is none of those that the configuration offers"):
+        await world.run_pod({SERIAL: 1}, name="next")
+    await ready(world, 0)
+    assert device in world.kubelet.devices(SERIAL)
+    assert device in world.devices

@@ -297,14 +297,14 @@ MUTANTS = (
     Mutant(
         "gives up at the first card that refuses",
         "deviceplugin/making.py",
-        "                    tried.add((seat.parent, seat.type))\n",
-        "                    return\n",
+        "                    order.refused(seat, str(error))\n                    break\n",
+        "                    order.refused(seat, str(error))\n                    return\n",
         (f"{ALLOCATE}::test_a_card_that_fails_is_passed_over_for_one_that_works",),
     ),
     Mutant(
         "does not try another way after a refusal",
         "deviceplugin/making.py",
-        "        if order.left and order.done:\n",
+        "        if order.left and devices:\n",
         "        if False:\n",
         (CHOICE,),
     ),
