@@ -2,7 +2,8 @@
 
 A file appears whole under its name or not at all. Runtimes pass over the name that it is written under,
 which does not end as a specification's does; nothing that is planted at either name is followed. A file is
-ours by its name, which has a UUID with the agent's mark in it, and all others are left alone.
+ours by its name, which has a UUID with the agent's mark in it, or says that the device was adopted; all
+others are left alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from deviceplugin.errors import HostError
 from deviceplugin.inventory import slots
 
 _PREFIX = "vfio.dev-mdev_"
+_ADOPTED = "adopted-"
+"""What comes before the UUID of a device that somebody else made."""
 _SUFFIX = ".json"
 _ASIDE = ".tmp"
 _MODE = 0o644
@@ -30,7 +33,7 @@ class SpecFiles:
         self.directory = directory
 
     def path(self, uuid: str) -> Path:
-        return self.directory / f"{_PREFIX}{uuid}{_SUFFIX}"
+        return self.directory / f"{_stem(uuid)}{_SUFFIX}"
 
     def write(self, uuid: str, text: str) -> None:
         """Have a device's file say this, whatever is there now.
@@ -40,7 +43,7 @@ class SpecFiles:
         """
         target = self.path(uuid)
         # A name of its own for each writing: one that nobody waits for any more may still be under way.
-        aside = self.directory / f"{_PREFIX}{uuid}.{secrets.token_hex(4)}{_ASIDE}"
+        aside = self.directory / f"{_stem(uuid)}.{secrets.token_hex(4)}{_ASIDE}"
         try:
             self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -88,9 +91,14 @@ class SpecFiles:
             raise HostError(f"the directory {self.directory} can't be read: {_why(error)}") from error
         for name in names:
             if name.startswith(_PREFIX) and name.endswith((_SUFFIX, _ASIDE)):
-                uuid = name.removeprefix(_PREFIX).partition(".")[0]
-                if slots.is_ours(uuid):
+                stem = _PREFIX + name.removeprefix(_PREFIX).partition(".")[0]
+                uuid = stem.removeprefix(_PREFIX).removeprefix(_ADOPTED)
+                if slots.is_uuid(uuid) and stem == _stem(uuid):
                     yield self.directory / name, uuid
+
+
+def _stem(uuid: str) -> str:
+    return f"{_PREFIX}{uuid}" if slots.is_ours(uuid) else f"{_PREFIX}{_ADOPTED}{uuid}"
 
 
 def _why(error: OSError) -> str:

@@ -123,6 +123,19 @@ async def test_an_adopted_device_that_is_removed_by_hand_turns_unhealthy_and_sta
     await ready(world, 1)
 
 
+async def test_with_cdi_the_file_of_an_adopted_device_goes_when_that_does(begin: Begin) -> None:
+    world = await begin(config=f"{ONLY_ADOPTED}\nhandover: {{cdi: true}}")
+    device = made_by_hand(world)
+    await ready(world, 1)
+    pod = await world.run_pod({SERIAL: 1})
+    assert [each.name for each in world.handed(pod).cdi_devices] == [f"vfio.dev/mdev={device}"]
+    (file,) = world.kernel.paths.cdi.iterdir()
+    assert device in file.name
+    await world.kubelet.delete(pod)
+    world.remove(device)
+    await world.until(lambda: not file.exists())
+
+
 async def test_an_adopted_device_survives_the_agent_and_its_configuration(begin: Begin) -> None:
     world = await begin(config=ONLY_ADOPTED)
     device = made_by_hand(world)

@@ -105,6 +105,17 @@ def test_files_of_others_are_not_ours(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
+def test_the_file_of_an_adopted_device_says_so_and_is_ours(tmp_path: Path) -> None:
+    files, theirs = SpecFiles(tmp_path), "11111111-1111-4111-8111-111111111111"
+    files.write(theirs, "{}")
+    (file,) = tmp_path.iterdir()
+    assert file.name == f"vfio.dev-mdev_adopted-{theirs}.json"
+    (tmp_path / f"vfio.dev-mdev_adopted-{ONE}.json").write_text("{}")
+    assert files.uuids() == {theirs}
+    files.remove(theirs)
+    assert not file.exists()
+
+
 def test_a_file_that_can_not_be_written_is_told_with_its_errno(tmp_path: Path) -> None:
     (tmp_path / "cdi").write_text("a file")
     with pytest.raises(HostError, match=r"CDI specification .*\.json can't be written: E"):
