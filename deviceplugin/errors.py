@@ -20,6 +20,15 @@ exit codes; nothing else does either.
 
 from __future__ import annotations
 
+import errno
+import os
+
+
+def in_words(error: OSError) -> str:
+    """An OSError in words: its errno's name, which people search for, and its meaning."""
+    name = errno.errorcode.get(error.errno or 0, "unknown error")
+    return f"{name} ({os.strerror(error.errno)})" if error.errno else str(error) or name
+
 
 class PluginError(Exception):
     """Something that was asked for can't be done; the message says what and why."""

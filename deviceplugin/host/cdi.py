@@ -9,13 +9,12 @@ others are left alone.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from deviceplugin.errors import HostError
+from deviceplugin.errors import HostError, in_words
 from deviceplugin.inventory import slots
 
 _PREFIX = "vfio.dev-mdev_"
@@ -58,7 +57,7 @@ class SpecFiles:
                     aside.unlink()
                 raise
         except OSError as error:
-            raise HostError(f"the CDI specification {target} can't be written: {_why(error)}") from error
+            raise HostError(f"the CDI specification {target} can't be written: {in_words(error)}") from error
 
     def remove(self, uuid: str) -> None:
         """Remove all that is there of a device, which may be nothing.
@@ -72,7 +71,9 @@ class SpecFiles:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise HostError(f"the CDI specification {path} can't be removed: {_why(error)}") from error
+                raise HostError(
+                    f"the CDI specification {path} can't be removed: {in_words(error)}"
+                ) from error
 
     def uuids(self) -> frozenset[str]:
         """The devices of which there is something.
@@ -88,7 +89,7 @@ class SpecFiles:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise HostError(f"the directory {self.directory} can't be read: {_why(error)}") from error
+            raise HostError(f"the directory {self.directory} can't be read: {in_words(error)}") from error
         for name in names:
             if name.startswith(_PREFIX) and name.endswith((_SUFFIX, _ASIDE)):
                 stem = _PREFIX + name.removeprefix(_PREFIX).partition(".")[0]
@@ -99,8 +100,3 @@ class SpecFiles:
 
 def _stem(uuid: str) -> str:
     return f"{_PREFIX}{uuid}" if slots.is_ours(uuid) else f"{_PREFIX}{_ADOPTED}{uuid}"
-
-
-def _why(error: OSError) -> str:
-    name = errno.errorcode.get(error.errno or 0, "unknown error")
-    return f"{name} ({os.strerror(error.errno)})" if error.errno else str(error)

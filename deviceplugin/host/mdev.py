@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from deviceplugin.errors import DeviceGone, HostError
+from deviceplugin.errors import DeviceGone, HostError, in_words
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.inventory import slots
@@ -86,7 +86,7 @@ def scan(paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Sna
         except OSError as error:
             # A parent that is leaving takes its files with it one by one; that is no fault.
             if os.path.lexists(f"{root}/{address}"):
-                reader.fault(FaultKind.UNREADABLE, f"{root}/{address}", _why(error))
+                reader.fault(FaultKind.UNREADABLE, f"{root}/{address}", in_words(error))
             continue
         parents.append(parent)
     return Scan(Snapshot(tuple(parents)), tuple(reader.faults))
@@ -115,7 +115,7 @@ def find(paths: HostPaths, uuid: str) -> Device | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HostError(f"the device {uuid} can't be looked up: {_why(error)}") from error
+        raise HostError(f"the device {uuid} can't be looked up: {in_words(error)}") from error
 
 
 def create(kernel: Kernel, parent: str, type_id: str, uuid: str) -> Device:
@@ -128,7 +128,7 @@ def create(kernel: Kernel, parent: str, type_id: str, uuid: str) -> Device:
     try:
         kernel.write(kernel.paths.create(parent, type_id), uuid)
     except OSError as error:
-        raise HostError(f"{parent}: {_why(error)}") from error
+        raise HostError(f"{parent}: {in_words(error)}") from error
     device = find(kernel.paths, uuid)
     if device is None:
         raise DeviceGone(f"{parent}: the device was made and vanished at once")
@@ -155,7 +155,7 @@ def write_attribute(kernel: Kernel, uuid: str, attribute: str, value: str) -> st
             f"attribute {attribute!r} can't be a file's name, or {value!r} its content"
         ) from error
     except OSError as error:
-        raise HostError(f"attribute {attribute!r} refused {value!r}: {_why(error)}") from error
+        raise HostError(f"attribute {attribute!r} refused {value!r}: {in_words(error)}") from error
     try:
         return _read(path).decode(errors="replace").strip()
     except OSError:
@@ -217,7 +217,7 @@ class _Reader:
             raw = _read(attribute)
         except OSError as error:
             if os.path.lexists(path):
-                self.fault(FaultKind.UNREADABLE, attribute, _why(error))
+                self.fault(FaultKind.UNREADABLE, attribute, in_words(error))
             return None
         # isdigit() of bytes knows ASCII digits only, which int() of text does not.
         count = raw.strip()
@@ -247,7 +247,7 @@ class _Reader:
         except UnicodeDecodeError:
             self.fault(FaultKind.TEXT, path, "is not UTF-8 and is taken as missing")
         except OSError as error:
-            self.fault(FaultKind.UNREADABLE, path, _why(error))
+            self.fault(FaultKind.UNREADABLE, path, in_words(error))
         return ""
 
 
@@ -257,7 +257,7 @@ def _addresses(paths: HostPaths) -> list[str]:
     except FileNotFoundError:
         return []  # The mdev core is not loaded: a node without parents.
     except OSError as error:
-        raise HostError(f"{paths.parents} can't be read: {_why(error)}") from error
+        raise HostError(f"{paths.parents} can't be read: {in_words(error)}") from error
 
 
 def _device_names(path: str) -> list[str]:
@@ -312,9 +312,3 @@ def _target_or(link: str, otherwise: str) -> str:
         return _target(link)
     except OSError:
         return otherwise
-
-
-def _why(error: OSError) -> str:
-    """An OSError in words: its errno's name, which people search for, and its meaning."""
-    name = errno.errorcode.get(error.errno or 0, "unknown error")
-    return f"{name} ({os.strerror(error.errno)})" if error.errno else str(error) or name

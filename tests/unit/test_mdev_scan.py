@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deviceplugin.errors import DeviceGone, HostError
+from deviceplugin.errors import DeviceGone, HostError, in_words
 from deviceplugin.host import mdev
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.inventory.snapshot import Device, PciId, Snapshot
@@ -465,9 +465,9 @@ def test_a_count_that_goes_odd_takes_only_that_type_along(samples: SimulatedKern
 
 
 def test_an_error_that_has_no_errno_has_words_too() -> None:
-    assert mdev._why(OSError("torn")) == "torn"
-    assert mdev._why(OSError()) == "unknown error"
-    assert mdev._why(OSError(errno.EUSERS, "x")) == f"EUSERS ({os.strerror(errno.EUSERS)})"
+    assert in_words(OSError("torn")) == "torn"
+    assert in_words(OSError()) == "unknown error"
+    assert in_words(OSError(errno.EUSERS, "x")) == f"EUSERS ({os.strerror(errno.EUSERS)})"
 
 
 def test_a_device_that_goes_while_its_link_is_followed_is_not_there(
