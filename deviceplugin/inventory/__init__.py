@@ -1,1 +1,4 @@
-"""What the node has and what can be made of it: frozen data and pure functions, no I/O and no clock."""
+"""What the node has and what can be made of it: frozen data and functions over it, no I/O and no clock.
+
+A request under way (``order``) and a plan (``planning``) are the two things that change, each by itself.
+"""

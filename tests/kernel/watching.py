@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from types import TracebackType
 from typing import Self
 
 from deviceplugin.host.kernel import Kernel
@@ -47,11 +46,6 @@ class Devices:
         asyncio.get_running_loop().add_reader(self._source.fileno(), self._receive)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         asyncio.get_running_loop().remove_reader(self._source.fileno())
         self._source.close()
