@@ -199,6 +199,8 @@ async def test_attributes_are_set_before_a_device_is_handed_over(begin: Begin) -
     (device,) = world.devices
     text = (world.node.paths.device(device) / "nvidia/vgpu_params").read_text()
     assert text.strip() == "frame_rate_limiter=0"
+    (told,) = world.logged("attribute set", attribute="nvidia/vgpu_params")
+    assert (told["device"], told["value"], told["reads"]) == (device, *["frame_rate_limiter=0"] * 2)
 
 
 async def test_an_attribute_that_is_refused_fails_the_pod_and_leaves_nothing(begin: Begin) -> None:

@@ -198,4 +198,7 @@ async def test_what_is_learned_of_a_pool_foretells_its_counts(begin: Begin) -> N
     for kind, counts in (("small", 1), ("large", 2), ("small", 4), ("large", 6)):
         await world.run_pod(kind, name=f"{kind}-{counts}")
         assert await foretold(port, counts) == (counts, 0)
+    page = await becomes(port, "/metrics", 200)
+    for kind in ("small", "large"):
+        assert value(page, "mdev_devices_made_total", resource=f"vfio.dev/{kind}", type=kind) == 2
     assert not world.logged("and the kernel says")
