@@ -155,7 +155,8 @@ resources:
 - {{name: example.com/spread, types: [small], placement: spread}}
 {NEVER}"""
     world = await begin(text=POOLS, config=config)
-    await world.offers(small=24, large=6)
+    ready = {f"example.com/{name}": 24 for name in ("pack", "spread")}
+    await world.until(lambda: world.allocatable(*ready) == ready)
     pack = await world.run_pod({"example.com/pack": 3}, name="pack")
     ((_, begun),) = set(became(world, pack))
     again = await world.run_pod({"example.com/pack": 2}, name="again")
