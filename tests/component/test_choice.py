@@ -194,7 +194,7 @@ async def test_packing_spares_the_card_whose_last_large_device_it_would_cost(beg
 
 async def test_what_is_learned_of_a_pool_foretells_its_counts(begin: Begin) -> None:
     world, port = await started(begin, text=POOLS, config=NEVER)
-    await world.offers(small=24)
+    await world.offers(small=24, large=6)
     # What a type takes of itself is known; what of the other, from its first device on.
     for kind, counts in (("small", 1), ("large", 2), ("small", 4), ("large", 6)):
         await world.run_pod(kind, name=f"{kind}-{counts}")
