@@ -165,6 +165,17 @@ resources:
     assert len(set(became(world, spread))) == 3
 
 
+async def pools_offered(begin: Begin) -> tuple[World, int]:
+    """A node of three pooled cards, offered, and the agent's port; what empty cards are like is learned."""
+    world, port = await started(begin, text=POOLS, config=NEVER)
+    await world.offers(small=24, large=6)
+    looks = 3 * 3  # The first, and two more once the agent listens to events, of each card.
+    async with asyncio.timeout(10):
+        while value(await becomes(port, "/metrics", 200), "mdev_scan_duration_seconds_count") < looks:
+            await asyncio.sleep(0.02)
+    return world, port
+
+
 async def foretold(port: int, at_least: int) -> tuple[float, float]:
     """How many counts were foretold rightly and wrongly, once there are so many."""
     async with asyncio.timeout(10):
@@ -179,8 +190,7 @@ async def foretold(port: int, at_least: int) -> tuple[float, float]:
 
 
 async def test_packing_spares_the_card_whose_last_large_device_it_would_cost(begin: Begin) -> None:
-    world, port = await started(begin, text=POOLS, config=NEVER)
-    await world.offers(small=24, large=6)
+    world, port = await pools_offered(begin)
     # Learned on the first card: four small ones take one large.
     for number in range(4):
         world.create("card-0", "small", str(uuid.uuid4()))
@@ -193,8 +203,7 @@ async def test_packing_spares_the_card_whose_last_large_device_it_would_cost(beg
 
 
 async def test_what_is_learned_of_a_pool_foretells_its_counts(begin: Begin) -> None:
-    world, port = await started(begin, text=POOLS, config=NEVER)
-    await world.offers(small=24, large=6)
+    world, port = await pools_offered(begin)
     # What a type takes of itself is known; what of the other, from its first device on.
     for kind, counts in (("small", 1), ("large", 2), ("small", 4), ("large", 6)):
         await world.run_pod(kind, name=f"{kind}-{counts}")
