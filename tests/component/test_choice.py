@@ -171,9 +171,11 @@ async def pools_offered(begin: Begin) -> tuple[World, int]:
     await world.offers(small=24, large=6)
     looks = 3 * 3  # The first, and two more once the agent listens to events, of each card.
     async with asyncio.timeout(10):
-        while value(await becomes(port, "/metrics", 200), "mdev_scan_duration_seconds_count") < looks:
+        while True:
+            page = await becomes(port, "/metrics", 200)
+            if value(page, "mdev_scan_duration_seconds_count") >= looks:
+                return world, port
             await asyncio.sleep(0.02)
-    return world, port
 
 
 async def foretold(port: int, at_least: int) -> tuple[float, float]:
