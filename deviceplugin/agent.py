@@ -101,6 +101,7 @@ class Agent:
             on_made=self._made,
             on_occupied=self._occupied,
             on_withdrawn=self._withdrawn,
+            on_late=lambda: self._advertise(self._node.snapshot),
         )
         self._pods = Pods(
             self._memory,
@@ -253,7 +254,7 @@ class Agent:
         self.metrics.snapshot = snapshot
         if self._tasks is None:
             return
-        capacity = Capacity(snapshot, self._knowledge)
+        capacity = Capacity(snapshot, self._knowledge, hung=self._allocation.hung)
         self._advertising.update(capacity, pulled=self._ledger.pulled, stuck=self._stuck)
         self.metrics.offers = {name: endpoint.offer for name, endpoint in self._endpoints.items()}
 

@@ -54,6 +54,7 @@ class Allocation:
         on_made: called with the resource and its new device.
         on_occupied: called with a device that somebody else made and that turned out to be in use.
         on_withdrawn: called with one that is asked for and that the configuration does not offer.
+        on_late: called when ``hung`` may have changed.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Allocation:
         on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
         on_occupied: Callable[[str], None] = lambda _uuid: None,
         on_withdrawn: Callable[[str], None] = lambda _uuid: None,
+        on_late: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -76,8 +78,15 @@ class Allocation:
         self._specs = specs
         self._on_occupied = on_occupied
         self._on_withdrawn = on_withdrawn
-        self._maker = Maker(node, ledger, knowledge=knowledge, belongs=offered, on_made=on_made)
+        self._maker = Maker(
+            node, ledger, knowledge=knowledge, belongs=offered, on_made=on_made, on_late=on_late
+        )
         self._undoing: set[asyncio.Task[None]] = set()
+
+    @property
+    def hung(self) -> frozenset[str]:
+        """The cards of which nothing can be had, since their drivers have not finished an earlier create."""
+        return self._maker.late_cards()
 
     async def allocate(self, resource: Resource, ids: Sequence[str]) -> tuple[Device, ...]:
         """Have a device for each ID, in the order of the IDs' slots.

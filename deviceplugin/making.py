@@ -33,6 +33,7 @@ class Maker:
         knowledge: what was learned of the node's cards.
         belongs: whether a device is a resource's, by the resource's name and the device's UUID.
         on_made: called with the resource and its new device.
+        on_late: called when a driver begins or ends to keep a card longer than anybody waits.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Maker:
         knowledge: Callable[[], Knowledge] = Knowledge,
         belongs: Callable[[str, str], bool] = lambda _resource, _uuid: False,
         on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
+        on_late: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
         self._knowledge = knowledge
         self._belongs = belongs
         self._on_made = on_made
+        self._on_late = on_late
         self._late: dict[str, Seat] = {}
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -56,6 +59,10 @@ class Maker:
     def is_late(self, uuid: str) -> Seat | None:
         """Where a driver is still making the device for a request that was given up."""
         return self._late.get(uuid)
+
+    def late_cards(self) -> frozenset[str]:
+        """The cards whose drivers are still making a device for a request that was given up."""
+        return frozenset(seat.card for seat in self._late.values())
 
     def close(self) -> None:
         """Give up waiting for what drivers still hold; the next agent finds it."""
@@ -218,6 +225,7 @@ class Maker:
             device = await asyncio.shield(task)
         except asyncio.CancelledError:
             self._late[uuid] = seat
+            self._on_late()
             cleanup = asyncio.create_task(self._end_late(task, uuid, keep=keep), name=f"late {uuid}")
             self._keep(cleanup)
             raise
@@ -249,6 +257,7 @@ class Maker:
             return  # It never came.
         finally:
             self._late.pop(uuid, None)
+            self._on_late()
         if keep:
             self._node.look_again_around(device.parent)
             log.info("device came after all and stays for its container", extra={"device": uuid})

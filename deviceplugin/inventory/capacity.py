@@ -27,11 +27,23 @@ _NOTHING_LEARNED = Knowledge()
 
 
 class Capacity:
-    """What still fits on each card of a node."""
+    """What still fits on each card of a node.
 
-    def __init__(self, snapshot: Snapshot, knowledge: Knowledge = _NOTHING_LEARNED) -> None:
+    Args:
+        hung: the cards whose drivers have not finished what they were asked for; nothing is to be had of
+            them until they have.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        knowledge: Knowledge = _NOTHING_LEARNED,
+        *,
+        hung: Collection[str] = (),
+    ) -> None:
         self.snapshot = snapshot
         self.knowledge = knowledge
+        self._hung = hung
         self._rooms: dict[tuple[str, str, Allows], int] = {}
 
     @cached_property
@@ -61,7 +73,7 @@ class Capacity:
         choices = resource.choices(self.snapshot)
         total: dict[int | None, int] = {}
         for card in self.cards:
-            if any(map(resource.allows, card.parents)):
+            if card.address not in self._hung and any(map(resource.allows, card.parents)):
                 room = min(self._in_turn(card, choices, resource.allows), resource.left_on(card, own))
                 total[card.numa_node] = total.get(card.numa_node, 0) + room
         return total

@@ -25,7 +25,7 @@ from deviceplugin.errors import KubeletError
 from deviceplugin.inventory.offer import Offer
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar, register, was_reached
-from deviceplugin.kubelet.service import LIMITS, Backend, Listing, Service, first_of
+from deviceplugin.kubelet.service import LAST_MOMENT, LIMITS, Backend, Listing, Service, first_of
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,6 @@ AFTER_END = 0.05
 """Seconds from the end of one connection to the next."""
 SHORT_LIVED = 2.0
 """Seconds: a connection that ends sooner has not worked."""
-FINISH = 3.5
-"""Seconds that requests under way have to finish when a server ends."""
-LAST_MOMENT = 0.5
-"""Seconds that streams have to end after that."""
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
 """Seconds between attempts to register; each doubles the time, and a new kubelet socket resets it."""
@@ -152,11 +148,7 @@ class Endpoint:
             yield
         finally:
             await asyncio.wait({starting})
-            # The kubelet hangs up when the list ends, so requests under way come first.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FINISH):
-                    await connection.service.idle.wait()
-            connection.service.ending.set()
+            await connection.service.end()
             await server.stop(LAST_MOMENT)
             with contextlib.suppress(OSError):
                 path.unlink()

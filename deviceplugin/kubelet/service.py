@@ -19,7 +19,7 @@ import grpc.aio
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
-from deviceplugin.errors import BadRequest
+from deviceplugin.errors import BadRequest, TooSlow
 from deviceplugin.handover import Handover
 from deviceplugin.inventory.offer import Offer
 from deviceplugin.kubelet.translation import Context, granted, offered, translated
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 MAX_GUESTS = 8
 """Streams of the list beside the kubelet's own, which is one."""
+FINISH = 3.5
+"""Seconds that requests under way have to finish when a connection ends."""
+LAST_MOMENT = 0.5
+"""Seconds that refusals have to reach the kubelet after that, and then the ends of lists."""
 LIMITS = (
     # The kubelet has one connection, and a request under way for each container that it starts.
     ("grpc.max_allowed_incoming_connections", 8),
@@ -88,18 +92,33 @@ class Service(rpc.DevicePluginServicer):
         self._backend = backend
         self._on_connection = on_connection
         self._guests = 0
-        self._requests = 0
+        self._working: set[asyncio.Timeout] = set()
+        self._unanswered = 0
         self.expecting = False
         """Whether the kubelet may ask for the list: it knows of this socket, or is being told."""
         self.connected = False
         """Whether the kubelet is listening."""
         self.listened = asyncio.Event()
         """Set once it has begun to."""
-        self.ending = asyncio.Event()
-        """To be set when all lists are to end."""
-        self.idle = asyncio.Event()
-        """Set while no request is under way."""
-        self.idle.set()
+        self._ending = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def end(self) -> None:
+        """Let requests that are under way finish, refuse those that take too long, then end all lists.
+
+        In this order, since the kubelet hangs up when its list ends.
+        """
+        await self._idle_within(FINISH)
+        for limit in self._working:
+            limit.reschedule(0)
+        await self._idle_within(LAST_MOMENT)
+        self._ending.set()
+
+    async def _idle_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     @property
     def _resource(self) -> str:
@@ -144,13 +163,13 @@ class Service(rpc.DevicePluginServicer):
 
     async def _responses(self) -> AsyncIterator[pb.ListAndWatchResponse]:
         sent = -1
-        while not self.ending.is_set():
+        while not self._ending.is_set():
             changed = self._listing.changed
             if sent != self._listing.revision:
                 sent = self._listing.revision
                 yield self._listing.response
                 continue
-            await first_of(changed, self.ending)
+            await first_of(changed, self._ending)
 
     async def GetPreferredAllocation(  # noqa: N802
         self, request: pb.PreferredAllocationRequest, context: Context
@@ -180,7 +199,7 @@ class Service(rpc.DevicePluginServicer):
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         """Make the devices of one container."""
         count = len(request.container_requests)
-        async with self._request(), translated(context):
+        async with translated(context), self._request(context):
             if count != 1:
                 raise BadRequest(
                     f"{self._resource}: the request is for {count} containers, and the kubelet sends one each"
@@ -192,21 +211,35 @@ class Service(rpc.DevicePluginServicer):
         self, request: pb.PreStartContainerRequest, context: Context
     ) -> pb.PreStartContainerResponse:
         """Have the devices ready before a container starts."""
-        async with self._request(), translated(context):
+        async with translated(context), self._request(context):
             await self._backend.prepare(self._resource, request.devices_ids)
         return pb.PreStartContainerResponse()
 
     @contextlib.asynccontextmanager
-    async def _request(self) -> AsyncIterator[None]:
+    async def _request(self, context: Context) -> AsyncIterator[None]:
         """A request under way, for the length of the block."""
-        self._requests += 1
-        self.idle.clear()
+        limit = asyncio.timeout(None)
+        self._working.add(limit)
+        self._idle.clear()
+        self._unanswered += 1
+        context.add_done_callback(self._answered)  # type: ignore[arg-type]  # the stubs want a class
         try:
-            yield
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TooSlow(
+                f"{self._resource}: the agent ends or serves another kubelet, and the node has not answered "
+                "yet; what it makes after all is known by its mark"
+            ) from error
         finally:
-            self._requests -= 1
-            if not self._requests:
-                self.idle.set()
+            self._working.discard(limit)
+
+    def _answered(self, _context: Context) -> None:
+        self._unanswered -= 1
+        if not self._unanswered:
+            self._idle.set()
 
 
 async def first_of(*events: asyncio.Event) -> None:

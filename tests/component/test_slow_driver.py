@@ -33,6 +33,8 @@ async def test_a_create_that_hangs_is_answered_in_time_and_cleaned_up_when_it_co
         # Nobody else is made to wait for the card that hangs.
         with pytest.raises(grpc.aio.AioRpcError, match="its card has not yet finished an earlier create"):
             await vga.Allocate(allocate_request([slot(vfio("mdpy-vga"))]), timeout=1)
+        # Nor is anybody sent to it.
+        await world.offers(mdpy_hd=0, mdpy_vga=0, mtty_1=24, within=1)
     took = time.monotonic() - began
     print(f"a create that hangs was answered after {took:.2f} s")
     assert took < IN_TIME

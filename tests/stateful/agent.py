@@ -58,7 +58,7 @@ QUICK: tuple[tuple[Any, str, float], ...] = (
     (deviceplugin.kubelet.server, "LISTEN_DEADLINE", 1.0),
     (deviceplugin.kubelet.server, "LAST_RETRY", 0.5),
     (deviceplugin.kubelet.server, "SHORT_LIVED", 0.3),
-    (deviceplugin.kubelet.server, "FINISH", 1.0),
+    (deviceplugin.kubelet.service, "FINISH", 1.0),
     (deviceplugin.pods, "SETTLE", 0.1),
     (deviceplugin.pods, "AGAIN", 0.2),
     (deviceplugin.recovery, "PATIENCE", 0.5),
