@@ -37,6 +37,8 @@ BACK_WITHIN = 8.0
 GONE_WITHIN = GRACE + 3 * INTERVAL + 4.0
 """Seconds until a device is gone that nobody has; the last four are for a machine that does other things."""
 COUNTED_WITHIN = 3.0
+SERVED_WITHIN = 0.3
+"""Seconds that a pod waits for the kubelet to know of its resources, as a scheduled pod does."""
 ANSWERS_WITHIN = 12.0
 """Seconds for any request of the kubelet's: far more than the agent's own deadlines."""
 BUSY = 0.8
@@ -168,6 +170,16 @@ class History(Stage):
         self.under_way.add(task)
         task.add_done_callback(self._admitted)
         return task
+
+    async def bring_in_order(self, spec: PodSpec, *, reject: bool = False) -> None:
+        """Have the kubelet admit a pod once what it asks for is served, unless it is not soon."""
+        wanted = {resource for container in spec.containers for resource in container.requests}
+        until = time.monotonic() + SERVED_WITHIN
+        while self.agent_runs and self.kubelet.running and time.monotonic() < until:
+            if all(map(self.kubelet.allocatable, wanted)):
+                break
+            await asyncio.sleep(0.005)
+        await self.bring(spec, reject=reject)
 
     def _admitted(self, task: asyncio.Task[None]) -> None:
         self.under_way.discard(task)

@@ -143,7 +143,7 @@ class Machine(RuleBasedStateMachine):
     def a_pod_comes(self, resource: int, count: int, start: bool) -> None:
         async def come() -> None:
             before = len(self.one.lives)
-            await self.one.bring(pod(self._name(), {self.one.resource(resource): count}))
+            await self.one.bring_in_order(pod(self._name(), {self.one.resource(resource): count}))
             if start and len(self.one.lives) > before:
                 await self.one.start(self.one.lives[-1])
 
@@ -154,7 +154,7 @@ class Machine(RuleBasedStateMachine):
         async def come() -> None:
             before = len(self.one.lives)
             one, two = self.one.resource(first), self.one.resource(second)
-            await self.one.bring(
+            await self.one.bring_in_order(
                 pod(
                     self._name(),
                     {one: count, two: 1} if one != two else {one: count},
@@ -179,7 +179,7 @@ class Machine(RuleBasedStateMachine):
     @rule(resource=ANY, count=st.integers(1, 3))
     def a_pod_is_rejected_after_allocate(self, resource: int, count: int) -> None:
         async def come() -> None:
-            await self.one.bring(pod(self._name(), {self.one.resource(resource): count}), reject=True)
+            await self.one.bring_in_order(pod(self._name(), {self.one.resource(resource): count}), reject=True)
 
         self._step("a pod is rejected after Allocate", come, resource, count)
 
@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
             if life is not None:
                 await self.one.delete(life, graceful=False, leave_machines=bool(resource % 2))
             before = len(self.one.lives)
-            await self.one.bring(pod(self._name(), {self.one.resource(resource): 1}))
+            await self.one.bring_in_order(pod(self._name(), {self.one.resource(resource): 1}))
             if len(self.one.lives) > before:
                 await self.one.start(self.one.lives[-1])
 
@@ -238,7 +238,7 @@ class Machine(RuleBasedStateMachine):
             await self.one.agent_up()
             self.one.order(Order(point, nth))
             before = len(self.one.lives)
-            await self.one.bring(pod(self._name(), {self.one.resource(resource): 1}))
+            await self.one.bring_in_order(pod(self._name(), {self.one.resource(resource): 1}))
             for life in self.one.lives[before:]:
                 await self.one.start(life)
             # The last but one that is still there makes room, so that there is something to take back.
