@@ -179,7 +179,9 @@ class Machine(RuleBasedStateMachine):
     @rule(resource=ANY, count=st.integers(1, 3))
     def a_pod_is_rejected_after_allocate(self, resource: int, count: int) -> None:
         async def come() -> None:
-            await self.one.bring_in_order(pod(self._name(), {self.one.resource(resource): count}), reject=True)
+            await self.one.bring_in_order(
+                pod(self._name(), {self.one.resource(resource): count}), reject=True
+            )
 
         self._step("a pod is rejected after Allocate", come, resource, count)
 
