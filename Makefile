@@ -67,6 +67,10 @@ test-cluster: $(VENV)/.ready  ## the chart on a running Kubernetes: any KUBECONF
 image:  ## the container image, with buildah, podman or docker
 	@tests/image/build
 
+.PHONY: test-image
+test-image: image $(VENV)/.ready  ## build the image, and test what it holds
+	@$(BIN)/pytest tests/image
+
 .PHONY: bench
 bench: $(VENV)/.ready  ## the figures of the README, measured here
 	@$(BIN)/python -m tests.bench
@@ -95,10 +99,10 @@ audit: $(AUDIT_VENV)/.ready  ## known vulnerabilities in what the locks name (re
 	done
 
 .PHONY: sbom
-sbom: $(AUDIT_VENV)/.ready  ## build/sbom.json: the image's Python packages, as CycloneDX
-	@mkdir -p build
+sbom: image $(AUDIT_VENV)/.ready  ## build the image, and build/sbom.json: all that is in it, as CycloneDX
 	@$(AUDIT_VENV)/bin/cyclonedx-py requirements --output-reproducible --spec-version 1.6 --output-format JSON \
-	  --validate --pyproject pyproject.toml --output-file build/sbom.json requirements/run.txt
+	  --validate --pyproject pyproject.toml --output-file build/python.json requirements/run.txt
+	@$(AUDIT_VENV)/bin/python -m tests.image.sbom build/python.json build/packages.tsv > build/sbom.json
 
 .PHONY: chart
 chart: $(VENV)/.ready  ## write what is made of the chart: its schema, its README's table, manifests (Go, or helm)
