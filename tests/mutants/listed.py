@@ -330,7 +330,21 @@ MUTANTS = (
         "        return worked_out\n",
         (POOLS,),
     ),
+    Mutant(
+        "sends pods to a card whose driver hangs",
+        "deviceplugin/inventory/capacity.py",
+        "            if card.address not in self._hung and any(",
+        "            if any(",
+        (f"{SLOW}::test_a_create_that_hangs_is_answered_in_time_and_cleaned_up_when_it_comes",),
+    ),
     # --- who is served ---
+    Mutant(
+        "leaves requests unanswered when it ends",
+        "deviceplugin/kubelet/service.py",
+        "            limit.reschedule(0)\n",
+        "            pass\n",
+        ("tests/component/test_stop.py::test_a_create_that_hangs_does_not_keep_it",),
+    ),
     Mutant(
         "does not register again when the kubelet ends the stream",
         "deviceplugin/kubelet/server.py",
