@@ -103,13 +103,21 @@ class KubeletMemory:
     async def remembered_nodes(self, uuid: str) -> tuple[frozenset[str], ...]:
         """What each container that the kubelet remembers with this device gets: host paths, or CDI names.
 
+        The kubelet writes down what a container gets before it starts it, so one at least is remembered.
+
         Raises:
-            KubeletError: the checkpoint can't be understood, not even when written anew.
+            KubeletError: the checkpoint says nothing of the device, not even when written anew.
         """
         try:
             found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
         except KubeletError:
+            found = None
+        if found is None or uuid not in found.holdings:
             await self._rewrite()
             found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
-        holdings = found.holdings.get(uuid, ()) if found is not None else ()
-        return tuple(holding.paths | holding.cdi_names for holding in holdings)
+        if found is None or uuid not in found.holdings:
+            raise KubeletError(
+                f"the kubelet's checkpoint {self._paths.checkpoint} does not say what the containers get "
+                f"that have {uuid}"
+            )
+        return tuple(holding.paths | holding.cdi_names for holding in found.holdings[uuid])

@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.simulator.kubelet.checkpointfile import Damage
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, PodSpec, StartError
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, World, allocate_request, slot, vfio
@@ -222,7 +223,13 @@ async def test_a_container_that_restarts_in_its_place_keeps_its_device(begin: Be
     assert world.is_marked(device)
 
 
-async def test_an_unreadable_checkpoint_fails_the_start_of_a_device_nobody_remembers(begin: Begin) -> None:
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [("corrupt", "checkpoint .* can't be understood"), ("missing", "did not rewrite its checkpoint")],
+)
+async def test_a_damaged_checkpoint_fails_the_start_of_a_device_nobody_remembers(
+    begin: Begin, damage: Damage, says: str
+) -> None:
     world = await begin(config=NEVER)
     await world.offers(mtty_1=24)
     pod = await world.run_pod("mtty-1")
@@ -230,11 +237,37 @@ async def test_an_unreadable_checkpoint_fails_the_start_of_a_device_nobody_remem
     await world.start_agent()
     await world.until(lambda: len(world.logged("registered", resource=vfio("mtty-1"))) == 2)
     await world.offers(mtty_1=24)
-    await world.kubelet.damage_checkpoint("corrupt")
-    with pytest.raises(StartError, match=r"checkpoint .* can't be understood"):
+    await world.kubelet.damage_checkpoint(damage)
+    with pytest.raises(StartError, match=says):
         await world.kubelet.restart_container(pod, "c")
     await world.kubelet.damage_checkpoint(None)
     await world.kubelet.restart_container(pod, "c")
+
+
+async def test_a_missing_checkpoint_lets_no_container_start_with_another_devices_node(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.admit("mtty-1")
+    (device,) = world.ids(pod)
+    world.remove(device)
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        await plugin.Allocate(allocate_request([slot(vfio("mtty-1"), 9)]))  # It takes the group's number.
+    await world.kubelet.damage_checkpoint("missing")
+    with pytest.raises(StartError, match="did not rewrite its checkpoint"):
+        await world.kubelet.start_containers(pod)
+    await world.kubelet.damage_checkpoint(None)
+    with pytest.raises(StartError, match="delete the pod so that it is allocated anew"):
+        await world.kubelet.start_containers(pod)
+
+
+async def test_a_checkpoint_that_says_nothing_of_a_device_lets_no_container_start_with_it(
+    begin: Begin,
+) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        with pytest.raises(grpc.aio.AioRpcError, match="does not say what the containers get"):
+            await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=[slot(vfio("mtty-1"))]))
 
 
 async def test_an_init_containers_start_uses_up_the_device_and_the_pod_still_starts(begin: Begin) -> None:

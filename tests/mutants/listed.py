@@ -187,6 +187,14 @@ MUTANTS = (
         (f"{HANDING_ON}::test_a_used_device_is_not_handed_on_while_the_old_vm_has_it",),
     ),
     Mutant(
+        "takes a checkpoint that says nothing of a device for one that says the right thing",
+        "deviceplugin/kubelet/memory.py",
+        "        if found is None or uuid not in found.holdings:\n            raise KubeletError(",
+        "        if found is None or uuid not in found.holdings:\n            return ()\n"
+        "            raise KubeletError(",
+        (PRESTART,),
+    ),
+    Mutant(
         "starts a container with another device's node",
         "deviceplugin/allocation.py",
         "        if all(right & nodes for nodes in containers):\n            return\n",

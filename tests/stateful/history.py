@@ -544,7 +544,7 @@ class History(Stage):
 
     def _offered_though_held(self) -> list[str]:
         """A pod that got one of these would fail."""
-        stray = {machine.machine.uuid for machine in self.strays} - self._wanted()
+        stray = {machine.machine.uuid for machine in self.machines} - self._wanted()
         return [
             uuid
             for resource in CONFIGURATIONS[self.configuration][1]
