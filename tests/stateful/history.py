@@ -36,7 +36,6 @@ BACK_WITHIN = 8.0
 """Seconds until the kubelet listens to every resource, once nothing is wrong any more."""
 GONE_WITHIN = GRACE + 3 * INTERVAL + 4.0
 """Seconds until a device is gone that nobody has; the last four are for a machine that does other things."""
-COUNTED_WITHIN = 3.0
 SERVED_WITHIN = 0.3
 """Seconds that a pod waits for the kubelet to know of its resources, as a scheduled pod does."""
 ANSWERS_WITHIN = 12.0
@@ -463,14 +462,12 @@ class History(Stage):
         began = time.monotonic()
         await self._waited(lambda: not self._orphans(), "unused devices are gone", GONE_WITHIN, self._orphans)
         self._took("unused devices gone", began, GONE_WITHIN + 1)
+        # Together, since what the kubelet knew of an agent before this one may be true by chance.
         await self._waited(
-            lambda: not self._offered_though_held(),
-            "what a VM holds beyond its pod is not offered",
+            lambda: not self._misoffered(),
+            "counts are right, and what a VM holds beyond its pod is not offered",
             GONE_WITHIN,
-            self._offered_though_held,
-        )
-        await self._waited(
-            lambda: not self._miscounted(), "counts are right", COUNTED_WITHIN, self._miscounted
+            self._misoffered,
         )
         self.check()
 
@@ -551,6 +548,9 @@ class History(Stage):
             for uuid, (well, _) in self.kubelet.devices(resource).items()
             if well and uuid in stray
         ]
+
+    def _misoffered(self) -> list[str]:
+        return self._offered_though_held() + self._miscounted()
 
     def _miscounted(self) -> list[str]:
         """Where the free slots on offer are not what the kernel says."""
