@@ -93,7 +93,7 @@ class Service(rpc.DevicePluginServicer):
         self._on_connection = on_connection
         self._guests = 0
         self._working: set[asyncio.Timeout] = set()
-        self._unanswered = 0
+        self._requests, self._lists = _Calls(), _Calls()
         self.expecting = False
         """Whether the kubelet may ask for the list: it knows of this socket, or is being told."""
         self.connected = False
@@ -101,24 +101,22 @@ class Service(rpc.DevicePluginServicer):
         self.listened = asyncio.Event()
         """Set once it has begun to."""
         self._ending = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     async def end(self) -> None:
         """Let requests that are under way finish, refuse those that take too long, then end all lists.
 
         In this order, since the kubelet hangs up when its list ends.
         """
-        await self._idle_within(FINISH)
+        await self._requests.over(FINISH)
         for limit in self._working:
             limit.reschedule(0)
-        await self._idle_within(LAST_MOMENT)
+        await self._requests.over(LAST_MOMENT)
         self._ending.set()
 
-    async def _idle_within(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
+    async def over(self) -> None:
+        """Wait until gRPC has done with all calls, which may be later than the end of its server."""
+        await self._requests.over(LAST_MOMENT)
+        await self._lists.over(LAST_MOMENT)
 
     @property
     def _resource(self) -> str:
@@ -132,6 +130,7 @@ class Service(rpc.DevicePluginServicer):
         self, request: pb.Empty, context: Context
     ) -> AsyncIterator[pb.ListAndWatchResponse]:
         """The list, and the list again on every change. Several streams each see all of them."""
+        self._lists.add(context)
         if self.expecting and not self.listened.is_set():
             async with self._kubelet():
                 async for response in self._responses():
@@ -220,9 +219,7 @@ class Service(rpc.DevicePluginServicer):
         """A request under way, for the length of the block."""
         limit = asyncio.timeout(None)
         self._working.add(limit)
-        self._idle.clear()
-        self._unanswered += 1
-        context.add_done_callback(self._answered)  # type: ignore[arg-type]  # the stubs want a class
+        self._requests.add(context)
         try:
             async with limit:
                 yield
@@ -236,10 +233,30 @@ class Service(rpc.DevicePluginServicer):
         finally:
             self._working.discard(limit)
 
-    def _answered(self, _context: Context) -> None:
-        self._unanswered -= 1
-        if not self._unanswered:
-            self._idle.set()
+
+class _Calls:
+    """Calls of one kind, from their beginning until gRPC has done with them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def add(self, context: Context) -> None:
+        self._count += 1
+        self._none.clear()
+        context.add_done_callback(self._done)  # type: ignore[arg-type]  # the stubs want a class
+
+    def _done(self, _context: Context) -> None:
+        self._count -= 1
+        if not self._count:
+            self._none.set()
+
+    async def over(self, seconds: float) -> None:
+        """Wait until there is none, but no longer than so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._none.wait()
 
 
 async def first_of(*events: asyncio.Event) -> None:

@@ -347,6 +347,13 @@ MUTANTS = (
     ),
     # --- who is served ---
     Mutant(
+        "ends before gRPC has done with its calls",
+        "deviceplugin/kubelet/server.py",
+        "            await connection.service.over()\n",
+        "",
+        ("tests/component/test_stop.py::test_an_end_beside_the_kubelets_own_leaves_no_call_behind",),
+    ),
+    Mutant(
         "leaves requests unanswered when it ends",
         "deviceplugin/kubelet/service.py",
         "            limit.reschedule(0)\n",
