@@ -124,17 +124,6 @@ async def test_a_create_that_hangs_does_not_keep_it(begin: Begin) -> None:
     await world.until(lambda: not world.node._journal.load().devices)
 
 
-async def test_an_end_beside_the_kubelets_own_leaves_no_call_behind(begin: Begin) -> None:
-    world = await begin(agent=False, kubelet=False)
-    for _ in range(6):
-        await world.kubelet.start()
-        await world.start_agent()
-        await world.offers(mdpy_hd=4, mtty_1=24, mbochs_large=4)
-        await world.kubelet.kill()
-        # What gRPC has not brought to its end by then is complained of in the log.
-        await world.stop_agent(within=STOP_WITHIN)
-
-
 @pytest.mark.parametrize("seed", range(3))
 async def test_an_end_that_is_asked_for_at_any_moment_of_the_start_goes_well(begin: Begin, seed: int) -> None:
     world = await begin(agent=False)

@@ -351,7 +351,7 @@ MUTANTS = (
         "deviceplugin/kubelet/server.py",
         "            await connection.service.over()\n",
         "",
-        ("tests/component/test_stop.py::test_an_end_beside_the_kubelets_own_leaves_no_call_behind",),
+        ("tests/unit/test_endpoint.py",),
     ),
     Mutant(
         "leaves requests unanswered when it ends",
