@@ -324,19 +324,28 @@ def test_an_agent_without_endpoints_has_no_calm_kubelet(kubelet: Kubelet) -> Non
 async def test_what_is_remembered_needs_no_stream(kubelet: Kubelet) -> None:
     asked = kubelet.memory()
     assert await asked.remembered_devices() == {}
-    assert await asked.remembered_nodes(ONE) == ()
     kubelet.write(written(entry([ONE], response("/dev/vfio/7"))))
     assert await asked.remembered_devices() == {ONE: RESOURCE}
     assert await asked.remembered_nodes(ONE) == (frozenset({"/dev/vfio/7"}),)
-    assert await asked.remembered_nodes(TWO) == ()
 
 
-async def test_a_checkpoint_that_is_not_understood_is_written_anew_before_paths_are_compared(
-    kubelet: Kubelet,
+@pytest.mark.parametrize("content", [None, b"{", written(), written(entry([TWO], response("/dev/vfio/8")))])
+async def test_a_checkpoint_that_tells_nothing_of_a_device_is_written_anew_before_paths_are_compared(
+    kubelet: Kubelet, content: bytes | None
 ) -> None:
-    kubelet.write(b"{")
+    if content is not None:
+        kubelet.write(content)
     line = Line(lambda: kubelet.write(written(entry([ONE], response("/dev/vfio/7")))))
     assert await kubelet.memory(line).remembered_nodes(ONE) == (frozenset({"/dev/vfio/7"}),)
+
+
+async def test_a_checkpoint_that_goes_on_telling_nothing_of_a_device_is_no_leave_to_start(
+    kubelet: Kubelet,
+) -> None:
+    with pytest.raises(KubeletError, match="does not say what the containers get"):
+        await kubelet.memory(Line(lambda: kubelet.write(written()))).remembered_nodes(ONE)
+    with pytest.raises(KubeletError, match="no stream to the kubelet is up"):
+        await kubelet.memory().remembered_nodes(ONE)
 
 
 async def test_a_checkpoint_that_stays_damaged_is_told(kubelet: Kubelet) -> None:
