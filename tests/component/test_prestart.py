@@ -10,7 +10,7 @@ import pytest
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.simulator.kubelet.checkpointfile import Damage
-from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, PodSpec, StartError
+from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, Pod, PodSpec, StartError
 from tests.component.conftest import Begin
 from tests.component.world import NEVER, World, allocate_request, slot, vfio
 
@@ -37,16 +37,21 @@ async def test_a_device_that_vanished_is_made_again(begin: Begin) -> None:
     await world.offers(mtty_2=11)
 
 
-async def test_a_device_whose_group_changed_meanwhile_fails_the_start_clearly(begin: Begin) -> None:
-    world = await begin(config=NEVER)
+async def admitted_and_lost_its_group(world: World) -> tuple[Pod, int | None]:
+    """A pod whose device was removed by hand before its start, and the group that another has taken since."""
     await world.offers(mtty_1=24)
     pod = await world.admit("mtty-1")
     (device,) = world.ids(pod)
-    old = world.devices[device].group
+    group = world.devices[device].group
     world.remove(device)
     async with world.plugin(vfio("mtty-1")) as plugin:
-        # Takes the group's number.
         await plugin.Allocate(allocate_request([slot(vfio("mtty-1"), 9)]))
+    return pod, group
+
+
+async def test_a_device_whose_group_changed_meanwhile_fails_the_start_clearly(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    pod, old = await admitted_and_lost_its_group(world)
     with pytest.raises(StartError, match=rf"but the kubelet would give the container .*/vfio/{old}\b"):
         await world.kubelet.start_containers(pod)
     with pytest.raises(StartError, match="delete the pod so that it is allocated anew"):
@@ -246,12 +251,7 @@ async def test_a_damaged_checkpoint_fails_the_start_of_a_device_nobody_remembers
 
 async def test_a_missing_checkpoint_lets_no_container_start_with_another_devices_node(begin: Begin) -> None:
     world = await begin(config=NEVER)
-    await world.offers(mtty_1=24)
-    pod = await world.admit("mtty-1")
-    (device,) = world.ids(pod)
-    world.remove(device)
-    async with world.plugin(vfio("mtty-1")) as plugin:
-        await plugin.Allocate(allocate_request([slot(vfio("mtty-1"), 9)]))  # It takes the group's number.
+    pod, _ = await admitted_and_lost_its_group(world)
     await world.kubelet.damage_checkpoint("missing")
     with pytest.raises(StartError, match="did not rewrite its checkpoint"):
         await world.kubelet.start_containers(pod)

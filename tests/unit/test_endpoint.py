@@ -33,6 +33,14 @@ class Nothing:
         raise NotImplementedError
 
 
+async def socket_in(directory: Path) -> Path:
+    """The socket that an endpoint makes there, once it has."""
+    async with asyncio.timeout(5):
+        while not (sockets := [*directory.iterdir()]):  # noqa: ASYNC110 - a file gives no sign
+            await asyncio.sleep(0)
+    return sockets[0]
+
+
 async def test_an_end_in_the_moment_of_its_beginning_leaves_no_socket_and_no_complaint() -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, about: complaints.append(about))
@@ -74,10 +82,7 @@ async def test_an_end_while_a_server_stops_is_heeded_although_grpc_loses_it(
         paths.plugins.mkdir()
         endpoint = Endpoint("vfio.dev/x", Nothing(), paths)
         running = asyncio.create_task(endpoint.run())
-        async with asyncio.timeout(5):
-            while not (sockets := [*paths.plugins.iterdir()]):  # noqa: ASYNC110 - a file gives no sign
-                await asyncio.sleep(0)
-        endpoint.socket_gone(sockets[0].name)
+        endpoint.socket_gone((await socket_in(paths.plugins)).name)
         async with asyncio.timeout(5):
             await stopping.wait()
 
@@ -98,10 +103,7 @@ async def test_an_end_leaves_no_call_to_grpc_whose_server_may_have_ended_before_
         paths = KubeletPaths(Path(directory))
         paths.plugins.mkdir()
         running = asyncio.create_task(Endpoint("vfio.dev/x", Nothing(), paths).run())
-        async with asyncio.timeout(5):
-            while not (sockets := [*paths.plugins.iterdir()]):  # noqa: ASYNC110 - a file gives no sign
-                await asyncio.sleep(0)
-        async with grpc.aio.insecure_channel(f"unix:{sockets[0]}") as channel:
+        async with grpc.aio.insecure_channel(f"unix:{await socket_in(paths.plugins)}") as channel:
             listening = rpc.DevicePluginStub(channel).ListAndWatch(pb.Empty())
             await listening.read()
             (call,) = (task for task in asyncio.all_tasks() if "_schedule_rpc_coro" in repr(task))
