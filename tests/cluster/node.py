@@ -41,6 +41,14 @@ class Node:
 
         eventually(shown, within=within)
 
+    def has_room(self, resource: str, *, within: float = PATIENCE) -> None:
+        """Wait until one of a resource is allocatable, as the scheduler does for a pod that asks for it."""
+
+        def shown() -> None:
+            assert self.allocatable.get(resource, 0) > 0, f"{self.name} has no room for {resource}"
+
+        eventually(shown, within=within)
+
     @property
     def is_ready(self) -> bool:
         node = self._cluster.get("node", self.name)
