@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LAST_MOMENT = 0.5
+"""Seconds that what the agent leaves behind has to end by itself."""
+
 
 @click.command("run")
 @config_option
@@ -119,6 +122,10 @@ async def _until_told(agent: Agent, **about: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     log.info("starting", extra=about)
     await agent.run(ended)
+    # The servers have ended, but gRPC may still have to do with calls: cancelled, it would complain of them.
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        await asyncio.wait(left, timeout=LAST_MOMENT)
 
 
 def _leave(code: int) -> None:

@@ -150,7 +150,6 @@ class Endpoint:
             await asyncio.wait({starting})
             await connection.service.end()
             await server.stop(LAST_MOMENT)
-            await connection.service.over()
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -93,7 +93,7 @@ class Service(rpc.DevicePluginServicer):
         self._on_connection = on_connection
         self._guests = 0
         self._working: set[asyncio.Timeout] = set()
-        self._requests, self._lists = _Calls(), _Calls()
+        self._requests = _Calls()
         self.expecting = False
         """Whether the kubelet may ask for the list: it knows of this socket, or is being told."""
         self.connected = False
@@ -113,11 +113,6 @@ class Service(rpc.DevicePluginServicer):
         await self._requests.over(LAST_MOMENT)
         self._ending.set()
 
-    async def over(self) -> None:
-        """Wait until gRPC has done with all calls, which may be later than the end of its server."""
-        await self._requests.over(LAST_MOMENT)
-        await self._lists.over(LAST_MOMENT)
-
     @property
     def _resource(self) -> str:
         return self._listing.offer.resource
@@ -130,7 +125,6 @@ class Service(rpc.DevicePluginServicer):
         self, request: pb.Empty, context: Context
     ) -> AsyncIterator[pb.ListAndWatchResponse]:
         """The list, and the list again on every change. Several streams each see all of them."""
-        self._lists.add(context)
         if self.expecting and not self.listened.is_set():
             async with self._kubelet():
                 async for response in self._responses():
@@ -235,7 +229,7 @@ class Service(rpc.DevicePluginServicer):
 
 
 class _Calls:
-    """Calls of one kind, from their beginning until gRPC has done with them."""
+    """Requests, from their beginning until gRPC has done with them."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -348,10 +348,10 @@ MUTANTS = (
     # --- who is served ---
     Mutant(
         "ends before gRPC has done with its calls",
-        "deviceplugin/kubelet/server.py",
-        "            await connection.service.over()\n",
-        "",
-        ("tests/unit/test_endpoint.py",),
+        "deviceplugin/cli/run.py",
+        "        await asyncio.wait(left, timeout=LAST_MOMENT)\n",
+        "        pass\n",
+        ("tests/unit/test_run.py",),
     ),
     Mutant(
         "leaves requests unanswered when it ends",

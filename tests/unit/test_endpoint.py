@@ -13,8 +13,6 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
-from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.handover import Handover
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.server import Endpoint
@@ -90,27 +88,3 @@ async def test_an_end_while_a_server_stops_is_heeded_although_grpc_loses_it(
 
         await asyncio.wait({running}, timeout=5)
         assert running.cancelled()
-
-
-async def test_an_end_leaves_no_call_to_grpc_whose_server_may_have_ended_before_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def stopped_already(_server: grpc.aio.Server, _grace: float | None) -> None:
-        pass
-
-    kind = type(grpc.aio.server())
-    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
-        paths = KubeletPaths(Path(directory))
-        paths.plugins.mkdir()
-        running = asyncio.create_task(Endpoint("vfio.dev/x", Nothing(), paths).run())
-        async with grpc.aio.insecure_channel(f"unix:{await socket_in(paths.plugins)}") as channel:
-            listening = rpc.DevicePluginStub(channel).ListAndWatch(pb.Empty())
-            await listening.read()
-            (call,) = (task for task in asyncio.all_tasks() if "_schedule_rpc_coro" in repr(task))
-            monkeypatch.setattr(kind, "stop", stopped_already)
-
-            running.cancel()
-            await asyncio.wait({running}, timeout=5)
-
-            # Otherwise it would be cancelled as the agent ends, and complained of in its log.
-            assert call.done()

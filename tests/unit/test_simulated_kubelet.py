@@ -165,9 +165,10 @@ def root() -> Iterator[Path]:
 async def kubelet(root: Path) -> AsyncIterator[SimulatedKubelet]:
     async with SimulatedKubelet(root, list_empty_for=0) as kubelet:
         yield kubelet
-    async with asyncio.timeout(10):
-        while len(asyncio.all_tasks()) > 1:  # What gRPC has for a call of its own ends a moment later.
-            await asyncio.sleep(0.01)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:  # What gRPC has for a call of its own ends a moment later.
+        _, left = await asyncio.wait(left, timeout=10)
+    assert not left
 
 
 @pytest.fixture
