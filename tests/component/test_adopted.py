@@ -152,6 +152,21 @@ async def test_an_adopted_device_survives_the_agent_and_its_configuration(begin:
     assert device in world.devices
 
 
+async def test_an_adopted_device_that_a_reboot_took_is_left_to_whoever_made_it(begin: Begin) -> None:
+    config = f"resources: [{{name: {SERIAL}, types: [mtty-1], adoptExisting: {{}}}}]\n{TUNED}"
+    world = await begin(config=config)
+    device = made_by_hand(world)
+    await ready(world, 24)
+    pod = await world.run_pod({SERIAL: 1})
+    assert world.ids(pod) == {device}
+    await world.kill_agent()
+    await world.beside(world.node.reboot)
+    await world.start_agent()
+    await world.until(lambda: len(world.logged("registered", resource=SERIAL)) == 2)
+    assert not world.devices
+    await ready(world, 24)
+
+
 async def test_a_device_that_is_adopted_no_more_goes_to_no_pod_but_the_one_that_has_it(begin: Begin) -> None:
     world = await begin(config=ONLY_ADOPTED)
     device = made_by_hand(world)

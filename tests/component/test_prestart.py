@@ -198,6 +198,20 @@ async def test_what_was_made_again_for_a_pod_that_is_gone_is_taken_back(begin: B
     await world.offers(mdpy_hd=4, mdpy_vga=4)
 
 
+async def test_what_was_made_again_is_renewed_for_another_pod(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    (device,) = ids = list(world.ids(await world.run_pod("mtty-1")))
+    await world.kill_agent()
+    await world.beside(world.node.reboot)
+    await world.start_agent()
+    await world.until(lambda: len(world.logged("registered", resource=vfio("mtty-1"))) == 2)
+    world.mark(device)
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        await plugin.Allocate(allocate_request(ids))
+    assert not world.is_marked(device)
+
+
 async def test_a_start_marks_the_device_as_used(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mtty_1=24)
@@ -209,6 +223,19 @@ async def test_a_start_marks_the_device_as_used(begin: Begin) -> None:
         assert world.is_marked(device)
         await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids))
         assert world.is_marked(device)
+        await plugin.Allocate(allocate_request(ids))
+        assert not world.is_marked(device)
+
+
+async def test_a_device_that_is_made_again_at_a_start_is_used_from_then_on(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    (device,) = ids = [slot(vfio("mtty-1"))]
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        await plugin.Allocate(allocate_request(ids))
+        world.remove(device)
+        await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids))
+        world.mark(device)
         await plugin.Allocate(allocate_request(ids))
         assert not world.is_marked(device)
 

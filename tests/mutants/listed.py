@@ -180,6 +180,27 @@ MUTANTS = (
         (f"{HANDING_ON}::test_a_device_that_lived_through_a_lost_stream_counts_as_used",),
     ),
     Mutant(
+        "counts a device that was made again at a start as unused",
+        "deviceplugin/allocation.py",
+        '            self._ledger.used([uuid])\n            log.info("device made again before',
+        '            log.info("device made again before',
+        (f"{PRESTART}::test_a_device_that_is_made_again_at_a_start_is_used_from_then_on",),
+    ),
+    Mutant(
+        "counts a device that was made again after a reboot as unused",
+        "deviceplugin/allocation.py",
+        '            self._ledger.used([uuid])\n            log.info("device made again that',
+        '            log.info("device made again that',
+        (f"{PRESTART}::test_what_was_made_again_is_renewed_for_another_pod",),
+    ),
+    Mutant(
+        "makes a device again that somebody else made",
+        "deviceplugin/recovery.py",
+        "if resource and uuid not in present and slots.is_ours(uuid)",
+        "if resource and uuid not in present",
+        (f"{ADOPTED}::test_an_adopted_device_that_a_reboot_took_is_left_to_whoever_made_it",),
+    ),
+    Mutant(
         "makes a device anew under a VM that still has it",
         "deviceplugin/making.py",
         "            await self._node.remove_unused(uuid)\n        except DeviceBusy as error:\n",
