@@ -56,6 +56,8 @@ async def test_a_device_whose_group_changed_meanwhile_fails_the_start_clearly(be
         await world.kubelet.start_containers(pod)
     with pytest.raises(StartError, match="delete the pod so that it is allocated anew"):
         await world.kubelet.start_containers(pod)
+    # It was made again, and stays until the pod is gone.
+    assert world.ids(pod) <= world.devices.keys()
 
 
 async def test_after_a_reboot_the_same_group_lets_the_container_start(begin: Begin) -> None:

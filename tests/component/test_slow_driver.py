@@ -74,6 +74,18 @@ async def test_a_kubelet_that_gives_up_waiting_leaves_nothing_behind(begin: Begi
         assert len(world.devices) == 1
 
 
+async def test_a_device_that_is_still_being_made_goes_to_nobody_else(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    world.node.fault("slow-create", parent="mdpy", seconds=2, times=1)
+    async with world.plugin(vfio("mdpy-hd")) as plugin:
+        with pytest.raises(grpc.aio.AioRpcError, match="Deadline"):
+            await plugin.Allocate(allocate_request([slot(vfio("mdpy-hd"))]), timeout=0.2)
+        with pytest.raises(grpc.aio.AioRpcError, match="is still being made on mdpy for an earlier request"):
+            await plugin.Allocate(allocate_request([slot(vfio("mdpy-hd"))]))
+        await world.says("device of a failed request removed")
+
+
 async def test_a_create_that_fails_late_is_forgotten(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mdpy_hd=4)

@@ -84,6 +84,13 @@ def test_a_device_that_is_gone_is_neither_held_nor_removed(kernel: SimulatedKern
         pass
 
 
+def test_a_removal_that_nobody_waits_for_any_more_is_given_up(kernel: SimulatedKernel, group: int) -> None:
+    with pytest.raises(HostError, match="was given up"):
+        vfio.remove_unused(kernel, UUID, still_wanted=lambda: False)
+    assert exists(kernel)
+    os.close(kernel.open_group(group))
+
+
 @pytest.mark.usefixtures("group")
 def test_a_removal_that_the_driver_did_by_itself_is_a_success(kernel: SimulatedKernel) -> None:
     kernel.fault("fail-remove", errno=errno.ENODEV)

@@ -1,0 +1,67 @@
+"""The tidying of CDI specifications, when devices come and go in the midst of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from deviceplugin.host.cdi import SpecFiles
+from deviceplugin.ledger import Ledger
+from deviceplugin.specs import Specs
+
+if TYPE_CHECKING:
+    from deviceplugin.host.node import Node
+
+FIRST = "6d646576-0000-8000-8000-000000000001"
+SECOND = "6d646576-0000-8000-8000-000000000002"
+
+
+class Devices:
+    """A node that is only asked which devices it has."""
+
+    def __init__(self) -> None:
+        self.there: set[str] = set()
+
+    def has(self, uuid: str) -> bool:
+        return uuid in self.there
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> SpecFiles:
+    """The files of two devices, of which the node has neither."""
+    files = SpecFiles(tmp_path)
+    for uuid in (FIRST, SECOND):
+        files.write(uuid, "{}")
+    return files
+
+
+async def test_the_file_of_a_device_that_comes_during_the_tidying_stays(
+    files: SpecFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Devices()
+    remove = files.remove
+
+    def while_the_second_comes(uuid: str) -> None:
+        node.there.add(SECOND)
+        remove(uuid)
+
+    monkeypatch.setattr(files, "remove", while_the_second_comes)
+    await Specs(files, cast("Node", node), Ledger(time.monotonic)).tidy()
+    assert files.uuids() == {SECOND}
+
+
+async def test_what_somebody_is_busy_with_is_not_waited_for_and_left_for_the_next_time(
+    files: SpecFiles,
+) -> None:
+    ledger = Ledger(time.monotonic)
+    specs = Specs(files, cast("Node", Devices()), ledger)
+    async with asyncio.timeout(5):
+        async with ledger.lock(SECOND):
+            assert not await specs.tidy()
+            assert files.uuids() == {SECOND}
+        assert await specs.tidy()
+    assert not files.uuids()
