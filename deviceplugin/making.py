@@ -179,7 +179,6 @@ class Maker:
 
     async def undo(self, made: Sequence[str]) -> None:
         """Remove what a failed request has made. What can't be removed now is left to the reclaim."""
-        self._ledger.used(made)
         for uuid in made:
             # Whoever gives up waiting for a driver, and then undoes again, waits for the same removal.
             task = self._removals.get(uuid)
