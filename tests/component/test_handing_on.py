@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
+import grpc
 import pytest
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
@@ -132,3 +134,22 @@ async def test_a_device_that_moved_to_another_card_when_it_was_renewed_is_a_new_
             await world.until(lambda: time.monotonic() - began > 0.15)
             await plugin.Allocate(allocate_request(ids))
             assert world.is_marked(device), "an unused device was made anew"
+
+
+async def test_what_can_not_be_undone_since_something_holds_it_goes_to_nobody(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    first, _ = ids = [slot(vfio("mdpy-hd"), index) for index in range(2)]
+    world.node.fault("slow-create", parent="mdpy", seconds=0.5)
+    async with world.plugin(vfio("mdpy-hd")) as plugin:
+        request = plugin.Allocate(allocate_request(ids))
+        await world.until(lambda: first in world.devices)
+        world.node.fault("fail-create", parent="mdpy", errno=errno.EIO)
+        with world.vm(first):
+            with pytest.raises(grpc.aio.AioRpcError, match="EIO"):
+                await request
+            await world.says("device of a failed request stays", device=first)
+            world.node.clear_faults()
+            with pytest.raises(grpc.aio.AioRpcError, match="is still held by the VM"):
+                await plugin.Allocate(allocate_request([first]))
+        await plugin.Allocate(allocate_request([first]))

@@ -159,6 +159,13 @@ MUTANTS = (
         (f"{HANDING_ON}::test_a_used_device_is_made_anew_for_the_next_pod",),
     ),
     Mutant(
+        "counts a failed request's device as unused",
+        "deviceplugin/allocation.py",
+        "        self._ledger.used(made)\n        for uuid, lock",
+        "        for uuid, lock",
+        (f"{HANDING_ON}::test_what_can_not_be_undone_since_something_holds_it_goes_to_nobody",),
+    ),
+    Mutant(
         "does not count a started container's device as used",
         "deviceplugin/ledger.py",
         "        self._fresh.difference_update(uuids)\n",
