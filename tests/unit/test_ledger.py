@@ -124,7 +124,9 @@ def test_a_device_that_vanishes_under_its_pod_was_pulled_until_it_is_made_again_
     assert not ledger.is_handed_over(ONE)
     ledger.made(ONE)
     assert not ledger.pulled
-    ledger.vanished([TWO], held=[TWO])
+    ledger.vanished([ONE, TWO], held=[ONE, TWO])
+    assert ledger.pulled == {ONE, TWO}
+    ledger.released([ONE])
     assert ledger.pulled == {TWO}
     ledger.released([TWO])
     assert not ledger.pulled

@@ -1,4 +1,4 @@
-"""A device that comes when nobody waits for it any more."""
+"""Devices that come late, and devices that go so that others can come."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from deviceplugin.inventory.placement import Seat
+from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
 from deviceplugin.making import Maker
@@ -37,7 +38,7 @@ class Hanging:
 
 
 @pytest.mark.parametrize("handed_over", [False, True])
-async def test_it_is_removed_unless_it_was_handed_over_in_between(handed_over: bool) -> None:
+async def test_a_late_device_is_removed_unless_it_was_handed_over_in_between(handed_over: bool) -> None:
     node, ledger = Hanging(), Ledger(time.monotonic)
     moved = asyncio.Event()
     maker = Maker(cast("Node", node), ledger, on_late=moved.set)
@@ -55,3 +56,11 @@ async def test_it_is_removed_unless_it_was_handed_over_in_between(handed_over: b
                 ledger.handed_over(UUID, 1)
         await asyncio.gather(*maker._background)
     assert node.removed == ([] if handed_over else [UUID])
+
+
+async def test_a_device_that_is_removed_to_be_renewed_was_not_pulled() -> None:
+    ledger = Ledger(time.monotonic)
+    ledger.handed_over(UUID, 1)
+    await Maker(cast("Node", Hanging()), ledger).remove_used(Resource(name="a.b/c", types=("type",)), UUID)
+    ledger.vanished([UUID], held=())
+    assert not ledger.pulled

@@ -184,6 +184,17 @@ async def test_a_device_that_a_pod_has_again_is_not_occupied(scene: Scene) -> No
     assert not scene.reclaim.occupied
 
 
+async def test_a_device_that_is_gone_or_was_just_asked_for_is_not_occupied(scene: Scene) -> None:
+    scene.reclaim.found_occupied(OURS)
+    scene.ledger.touch(OURS)
+    assert not await scene.removes()
+    assert not scene.reclaim.occupied
+    scene.reclaim.found_occupied(OURS)
+    scene.kernel.write(scene.kernel.paths.remove(OURS), "1")
+    assert await scene.removes()
+    assert not scene.reclaim.occupied
+
+
 async def test_whatever_does_not_bear_the_mark_is_never_looked_at(scene: Scene) -> None:
     foreign = str(uuid.uuid4())
     scene.kernel.write(scene.kernel.paths.create("mtty", "mtty-1"), foreign)
