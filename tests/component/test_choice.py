@@ -6,12 +6,13 @@ import asyncio
 import errno
 import uuid
 
+import grpc
 import pytest
 
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError, Pod
 from tests.component.conftest import Begin
 from tests.component.test_seen_from_outside import becomes, started, value
-from tests.component.world import NEVER, World
+from tests.component.world import NEVER, World, allocate_request, slot
 
 RESOURCE = "example.com/gpu"
 CARDS = """
@@ -129,10 +130,33 @@ async def test_a_quota_per_card_leaves_the_rest_of_each_card_to_others(begin: Be
     config = f"resources: [{{name: example.com/q, types: [nvidia-230], maxPerCard: 2}}]\n{NEVER}"
     world = await begin("nvidia-t4", config=config)
     await world.kubelet.wait_for(lambda: world.kubelet.allocatable("example.com/q") == 4)
-    pod = await world.run_pod({"example.com/q": 4})
-    cards = [parent for _, parent in became(world, pod)]
+    pods = [await world.run_pod({"example.com/q": number}, name=f"of-{number}") for number in (3, 1)]
+    cards = [parent for pod in pods for _, parent in became(world, pod)]
     assert sorted(cards.count(card) for card in set(cards)) == [2, 2]
     await world.offers(nvidia_230=28)
+
+
+BLIND = """
+import sys
+import deviceplugin.host.node
+deviceplugin.host.node.SETTLE = 3600
+from deviceplugin.cli import main
+sys.exit(main())
+"""
+"""An agent that does not look at its node by itself once it has begun."""
+
+
+async def test_room_that_nobody_told_of_is_looked_for_before_a_pod_is_refused(begin: Begin) -> None:
+    world = await begin(text=CARDS, config=choice(parents="{addresses: ['0000:02:*']}"), agent=False)
+    await world.start_agent(code=BLIND)
+    await ready(world, 1)
+    foreign = str(uuid.uuid4())
+    world.create(SECOND, "large", foreign)
+    async with world.plugin(RESOURCE) as plugin:
+        with pytest.raises(grpc.aio.AioRpcError, match="no parent could take the device"):
+            await plugin.Allocate(allocate_request([slot(RESOURCE)]))
+        world.remove(foreign)
+        await plugin.Allocate(allocate_request([slot(RESOURCE)]))
 
 
 POOLS = """

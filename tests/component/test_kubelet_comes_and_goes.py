@@ -159,6 +159,10 @@ async def test_a_kubelet_that_refuses_is_asked_again(begin: Begin) -> None:
     said = await world.says("not registered, will try again", resource=vfio("mtty-1"))
     assert "not in the mood" in said["reason"]
     await world.until(lambda: world.kubelet.calls["Register"] > 2 * len(ALL))
+    before = world.kubelet.calls["Register"]
+    await asyncio.sleep(1)
+    # After 0.1, 0.2, 0.4 and 0.8 seconds: nobody is busy with asking.
+    assert world.kubelet.calls["Register"] <= before + 4 * len(ALL)
     world.kubelet.refuse_registration(None)
     # The pause between attempts grows to five seconds at most; it is short yet.
     await comes_back(world, "no longer refused", within=3)

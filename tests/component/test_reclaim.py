@@ -50,6 +50,16 @@ async def test_tuned_the_room_is_back_within_three_seconds(begin: Begin) -> None
     assert not world.devices
 
 
+async def test_switched_off_it_removes_nothing(begin: Begin) -> None:
+    world = await begin(config="reclaim: {enabled: false, grace: 500ms, interval: 100ms}")
+    await world.offers(mdpy_hd=4)
+    pod = await world.run_pod("mdpy-hd")
+    devices = world.ids(pod)
+    await world.kubelet.delete(pod)
+    await asyncio.sleep(2)
+    assert set(world.devices) == devices
+
+
 async def test_a_device_that_a_vm_holds_is_kept_and_that_is_said_once(begin: Begin) -> None:
     world = await begin(config=QUICK)
     await world.offers(mdpy_hd=4, mdpy_vga=4)

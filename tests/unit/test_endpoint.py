@@ -13,9 +13,14 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
+from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.handover import Handover
 from deviceplugin.kubelet.paths import KubeletPaths
+from deviceplugin.kubelet.registration import Registrar
 from deviceplugin.kubelet.server import Endpoint
+from deviceplugin.kubelet.service import Listing, Service
+from deviceplugin.simulator.kubelet.kubelet import SimulatedKubelet
 
 
 class Nothing:
@@ -88,3 +93,36 @@ async def test_an_end_while_a_server_stops_is_heeded_although_grpc_loses_it(
 
         await asyncio.wait({running}, timeout=5)
         assert running.cancelled()
+
+
+async def test_whoever_listens_before_the_kubelet_can_know_of_it_is_not_the_kubelet() -> None:
+    moved: list[bool] = []
+    service = Service(Listing("vfio.dev/x"), Nothing(), on_connection=moved.append)
+    server = grpc.aio.server()
+    rpc.add_DevicePluginServicer_to_server(service, server)
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        server.add_insecure_port(f"unix:{directory}/socket")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"unix:{directory}/socket") as channel:
+            early = rpc.DevicePluginStub(channel).ListAndWatch(pb.Empty())
+            await early.read()
+            assert not service.connected
+            service.expecting = True
+            kubelet = rpc.DevicePluginStub(channel).ListAndWatch(pb.Empty())
+            await kubelet.read()
+            assert moved == [True]
+            await service.end()
+            assert await early.read() is await kubelet.read() is grpc.aio.EOF
+        await server.stop(None)
+
+
+async def test_a_new_kubelet_is_registered_with_though_the_old_one_still_listens() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        async with SimulatedKubelet(Path(directory)) as kubelet:
+            endpoint = Endpoint("vfio.dev/x", Nothing(), KubeletPaths(Path(directory)))
+            running = asyncio.create_task(endpoint.run())
+            await kubelet.wait_for(lambda: endpoint.connected)
+            endpoint.kubelet_appeared(Registrar(inode=1, changed_ns=1))
+            await kubelet.wait_for(lambda: kubelet.calls["Register"] == 2 and endpoint.connected)
+            running.cancel()
+            await asyncio.wait({running}, timeout=5)
