@@ -6,13 +6,12 @@ import asyncio
 import errno
 import uuid
 
-import grpc
 import pytest
 
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError, Pod
 from tests.component.conftest import Begin
 from tests.component.test_seen_from_outside import becomes, started, value
-from tests.component.world import NEVER, World, allocate_request, slot
+from tests.component.world import NEVER, World
 
 RESOURCE = "example.com/gpu"
 CARDS = """
@@ -126,39 +125,6 @@ resources:
     assert became(world, await world.run_pod({"example.com/others": 1}, name="b"))[0][1] == FIRST
 
 
-async def test_a_quota_per_card_leaves_the_rest_of_each_card_to_others(begin: Begin) -> None:
-    config = f"resources: [{{name: example.com/q, types: [nvidia-230], maxPerCard: 2}}]\n{NEVER}"
-    world = await begin("nvidia-t4", config=config)
-    await world.kubelet.wait_for(lambda: world.kubelet.allocatable("example.com/q") == 4)
-    pods = [await world.run_pod({"example.com/q": number}, name=f"of-{number}") for number in (3, 1)]
-    cards = [parent for pod in pods for _, parent in became(world, pod)]
-    assert sorted(cards.count(card) for card in set(cards)) == [2, 2]
-    await world.offers(nvidia_230=28)
-
-
-BLIND = """
-import sys
-import deviceplugin.host.node
-deviceplugin.host.node.SETTLE = 3600
-from deviceplugin.cli import main
-sys.exit(main())
-"""
-"""An agent that does not look at its node by itself once it has begun."""
-
-
-async def test_room_that_nobody_told_of_is_looked_for_before_a_pod_is_refused(begin: Begin) -> None:
-    world = await begin(text=CARDS, config=choice(parents="{addresses: ['0000:02:*']}"), agent=False)
-    await world.start_agent(code=BLIND)
-    await ready(world, 1)
-    foreign = str(uuid.uuid4())
-    world.create(SECOND, "large", foreign)
-    async with world.plugin(RESOURCE) as plugin:
-        with pytest.raises(grpc.aio.AioRpcError, match="no parent could take the device"):
-            await plugin.Allocate(allocate_request([slot(RESOURCE)]))
-        world.remove(foreign)
-        await plugin.Allocate(allocate_request([slot(RESOURCE)]))
-
-
 POOLS = """
 models:
   pool:
@@ -170,6 +136,16 @@ models:
 cards:
 - {model: pool, address: card-0, repeat: 3}
 """
+
+
+async def test_a_quota_per_card_leaves_the_rest_of_each_card_to_others(begin: Begin) -> None:
+    config = f"resources: [{{name: {RESOURCE}, types: [small], maxPerCard: 2}}]\n{NEVER}"
+    world = await begin(text=POOLS, config=config)
+    await ready(world, 6)
+    pods = [await world.run_pod({RESOURCE: number}, name=f"of-{number}") for number in (3, 1, 2)]
+    cards = [parent for pod in pods for _, parent in became(world, pod)]
+    assert [cards.count(card) for card in sorted(set(cards))] == [2, 2, 2]
+    await world.offers(small=6 * 3)
 
 
 async def test_packing_and_spreading_choose_cards_as_they_say(begin: Begin) -> None:

@@ -116,6 +116,27 @@ async def test_whoever_listens_before_the_kubelet_can_know_of_it_is_not_the_kube
         await server.stop(None)
 
 
+async def test_where_no_kubelet_is_it_is_looked_for_at_growing_intervals() -> None:
+    attempts: list[bool] = []
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        paths = KubeletPaths(Path(directory))
+        paths.plugins.mkdir()
+        endpoint = Endpoint(
+            "vfio.dev/x",
+            Nothing(),
+            paths,
+            on_registration=lambda _resource, success: attempts.append(success),
+        )
+        running = asyncio.create_task(endpoint.run())
+        await socket_in(paths.plugins)
+        await asyncio.sleep(0.6)
+        running.cancel()
+        await asyncio.wait({running}, timeout=5)
+    # At once, and after 0.1, 0.2 and 0.4 seconds; later where the machine is busy.
+    assert 0 < len(attempts) <= 4
+    assert not any(attempts)
+
+
 async def test_a_new_kubelet_is_registered_with_though_the_old_one_still_listens() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         async with SimulatedKubelet(Path(directory)) as kubelet:

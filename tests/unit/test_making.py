@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, cast
+import uuid
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from deviceplugin.errors import NoRoom
+from deviceplugin.host import mdev
+from deviceplugin.host.node import Node
 from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
 from deviceplugin.making import Maker
-
-if TYPE_CHECKING:
-    from deviceplugin.host.node import Node
+from deviceplugin.simulator.node.description import load
+from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 UUID = "6d646576-0000-8000-8000-000000000001"
 SEAT = Seat("parent", "card", "type", aligned=True)
@@ -64,3 +68,19 @@ async def test_a_device_that_is_removed_to_be_renewed_was_not_pulled() -> None:
     await Maker(cast("Node", Hanging()), ledger).remove_used(Resource(name="a.b/c", types=("type",)), UUID)
     ledger.vanished([UUID], held=())
     assert not ledger.pulled
+
+
+async def test_room_that_nobody_told_of_is_looked_for_before_a_request_is_refused(tmp_path: Path) -> None:
+    kernel = SimulatedKernel.build(tmp_path / "node", load("samples"))
+    foreign = [str(uuid.uuid4()) for _ in range(4)]
+    for device in foreign:
+        mdev.create(kernel, "mdpy", "mdpy-hd", device)
+    node = Node(kernel)
+    await node.rescan()
+    maker = Maker(node, Ledger(time.monotonic))
+    resource = Resource(name="a.b/c", types=("mdpy-hd",))
+    with pytest.raises(NoRoom, match="is full"):
+        await maker.make(resource, [UUID], made=[])
+    kernel.write(kernel.paths.remove(foreign[0]), "1")
+    made = await maker.make(resource, [UUID], made=[])
+    assert made[UUID].type == "mdpy-hd"

@@ -49,6 +49,12 @@ class Watched:
                 self._moved.clear()
                 await self._moved.wait()
 
+    async def calm(self) -> None:
+        """Wait until no look is under way or about to be."""
+        async with asyncio.timeout(PATIENCE):
+            while self.node._looks:  # noqa: ASYNC110 - nothing tells of a look that saw nothing new
+                await asyncio.sleep(0.01)
+
     def available(self, type_id: str) -> int:
         entries = [parent.type(type_id) for parent in self.node.snapshot.parents]
         return sum(entry.available for entry in entries if entry is not None)
@@ -109,12 +115,26 @@ async def test_lost_events_lead_to_a_look_at_everything(
 async def test_what_no_event_tells_shows_after_a_sweep(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SWEEP", 0.02)
+    monkeypatch.setattr(module, "SWEEP", 0.3)
     async with watched.followed():
-        await in_thread(watched.kernel.reboot, name="reboot")
+        await watched.calm()
         monkeypatch.setattr(watched.node, "_heed", lambda *_: None)
         mdev.create(watched.kernel, "mtty", "mtty-1", UUID)
         await watched.until(lambda: UUID in watched.node.snapshot.devices)
+
+
+async def test_what_a_driver_does_only_after_its_event_shows_at_a_second_look(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONFIRM", 0.3)
+    async with watched.followed():
+        await watched.calm()
+        mdev.create(watched.kernel, "mtty", "mtty-1", UUID)
+        await watched.until(lambda: UUID in watched.node.snapshot.devices)
+        count = watched.kernel.paths.type("mtty", "mtty-2") / "available_instances"
+        count.unlink()
+        count.write_text("7\n")
+        await watched.until(lambda: watched.available("mtty-2") == 7)
 
 
 async def test_a_node_where_nothing_happened_tells_of_no_change(watched: Watched) -> None:
