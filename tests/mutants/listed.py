@@ -30,6 +30,8 @@ HUNG = "tests/component/test_hung_drivers.py"
 CHOICE = "tests/component/test_choice.py"
 ADOPTED = "tests/component/test_adopted.py"
 VFIO = "tests/unit/test_vfio.py"
+ENDPOINT = "tests/unit/test_endpoint.py"
+MAKING = "tests/unit/test_making.py"
 CAPACITY = "tests/unit/test_capacity.py"
 OFFER = "tests/unit/test_offer.py"
 PLACEMENT = "tests/unit/test_placement.py"
@@ -128,6 +130,13 @@ MUTANTS = (
         "        try:\n            named = (await self._pods.holders()).keys()\n"
         "        except KubeletError:\n            named = set()\n",
         (f"{RECLAIM}::test_a_list_that_can_not_be_had_keeps_everything", "tests/unit/test_reclaim.py"),
+    ),
+    Mutant(
+        "removes though it is switched off",
+        "deviceplugin/agent.py",
+        "            if self._config.reclaim.enabled:\n                self._start",
+        "            if True:\n                self._start",
+        (f"{RECLAIM}::test_switched_off_it_removes_nothing",),
     ),
     Mutant(
         "ignores the grace",
@@ -316,6 +325,13 @@ MUTANTS = (
         (OFFER,),
     ),
     Mutant(
+        "ignores a quota on a card",
+        "deviceplugin/making.py",
+        "        if resource.max_per_card is None:\n",
+        "        if True:\n",
+        (f"{CHOICE}::test_a_quota_per_card_leaves_the_rest_of_each_card_to_others",),
+    ),
+    Mutant(
         "adds up what virtual functions claim",
         "deviceplugin/inventory/capacity.py",
         "        if not card.divided:\n            return stated\n",
@@ -330,6 +346,20 @@ MUTANTS = (
         (CAPACITY,),
     ),
     # --- where devices go ---
+    Mutant(
+        "does not look again before it refuses",
+        "deviceplugin/making.py",
+        "            await self._node.rescan()\n            if self._node.snapshot != known",
+        "            if self._node.snapshot != known",
+        (MAKING,),
+    ),
+    Mutant(
+        "removes a late device that was handed over in between",
+        "deviceplugin/making.py",
+        "            if not self._ledger.is_handed_over(uuid):\n                await self.undo",
+        "            if True:\n                await self.undo",
+        (MAKING,),
+    ),
     Mutant(
         "gives up at the first card that refuses",
         "deviceplugin/making.py",
@@ -387,6 +417,27 @@ MUTANTS = (
         "            limit.reschedule(0)\n",
         "            pass\n",
         ("tests/component/test_stop.py::test_a_create_that_hangs_does_not_keep_it",),
+    ),
+    Mutant(
+        "takes a stranger for the kubelet",
+        "deviceplugin/kubelet/service.py",
+        "if self.expecting and not self.listened.is_set():",
+        "if not self.listened.is_set():",
+        (ENDPOINT,),
+    ),
+    Mutant(
+        "does not register with a new kubelet while the old one listens",
+        "deviceplugin/kubelet/server.py",
+        "        if connection.registered:\n            connection.renew.set()",
+        "        pass",
+        (ENDPOINT,),
+    ),
+    Mutant(
+        "asks without a pause for a kubelet that is not there",
+        "deviceplugin/kubelet/server.py",
+        "self._pause = FIRST_RETRY if hopeful else min(2 * self._pause, LAST_RETRY)",
+        "self._pause = 0.0",
+        (ENDPOINT,),
     ),
     Mutant(
         "does not register again when the kubelet ends the stream",
