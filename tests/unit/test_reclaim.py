@@ -177,6 +177,14 @@ async def test_what_was_seen_held_counts_as_held_until_the_opposite_is_seen(scen
     assert not scene.reclaim.occupied
 
 
+async def test_a_device_that_was_removed_was_not_pulled(scene: Scene) -> None:
+    scene.ledger.handed_over(OURS, 0)
+    scene.now += 2 * GRACE
+    assert await scene.removes()
+    scene.ledger.vanished([OURS], held=())
+    assert not scene.ledger.pulled
+
+
 async def test_a_device_that_a_pod_has_again_is_not_occupied(scene: Scene) -> None:
     scene.reclaim.found_occupied(OURS)
     scene.kubelet.lists = [{OURS}]
