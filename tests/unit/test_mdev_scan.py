@@ -442,8 +442,17 @@ def test_an_attribute_is_written_with_the_newline_that_drivers_count_on(tmp_path
     "attribute",
     ["../mtty-1", "/etc/passwd", "..", ".", "", "mdev_type/create", "driver/unbind", "subsystem/uevent"],
 )
-def test_an_attribute_outside_the_device_is_never_written(samples: SimulatedKernel, attribute: str) -> None:
+def test_an_attribute_outside_the_device_is_never_written(
+    samples: SimulatedKernel, monkeypatch: pytest.MonkeyPatch, attribute: str
+) -> None:
     mdev.create(samples, "mtty", "mtty-1", UUID)
+    own = samples.paths.device(UUID).resolve()
+
+    def refuse(path: Path, _text: str) -> None:
+        assert own in path.parents, f"{path} is written, whatever the kernel says to it"
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    monkeypatch.setattr(samples, "write", refuse)
     with pytest.raises(HostError):
         mdev.write_attribute(samples, UUID, attribute, "1")
 
