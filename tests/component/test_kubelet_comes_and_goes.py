@@ -26,8 +26,8 @@ from deviceplugin.cli import main
 sys.exit(main())
 """
 GOAL = 0.3
-AT_ONCE = 1.0
-"""Seconds; three times the goal, for machines that are busy with tests."""
+AT_ONCE = 3.0
+"""Seconds, for machines that are busy with tests: less than where attempts are made now and then."""
 VERSIONS = pytest.mark.parametrize("version", ["1.36", "1.37"])
 
 
@@ -134,7 +134,7 @@ async def test_directories_that_are_made_late_are_found(begin: Begin, made: str)
     began = time.monotonic()
     await world.until(lambda: time.monotonic() - began > 0.7)
     await world.kubelet.start()
-    await comes_back(world, f"late directories, with {made} there before", within=2.5)
+    await comes_back(world, f"late directories, with {made} there before")
 
 
 async def test_a_directory_that_is_replaced_is_watched_again(begin: Begin) -> None:
@@ -164,8 +164,8 @@ async def test_a_kubelet_that_refuses_is_asked_again(begin: Begin) -> None:
     # After 0.1, 0.2, 0.4 and 0.8 seconds: nobody is busy with asking.
     assert world.kubelet.calls["Register"] <= before + 4 * len(ALL)
     world.kubelet.refuse_registration(None)
-    # The pause between attempts grows to five seconds at most; it is short yet.
-    await comes_back(world, "no longer refused", within=3)
+    # The pause between attempts grows to five seconds at most.
+    await comes_back(world, "no longer refused", within=6)
     assert len(world.logged("not registered", resource=vfio("mtty-1"))) == 1, "said more than once"
     await settled(world)
 

@@ -120,7 +120,7 @@ async def test_the_log_names_the_pod_soon_even_when_nothing_is_ever_removed(begi
     await world.offers(mdpy_hd=4)
     pod = await world.run_pod("mdpy-hd", name="short-lived")
     (device,) = world.ids(pod)
-    said = await world.says("device belongs to a pod", device=device, within=3)
+    said = await world.says("device belongs to a pod", device=device)
     assert (said["pod"], said["resource"]) == ("default/short-lived", vfio("mdpy-hd"))
 
 

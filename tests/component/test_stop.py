@@ -25,7 +25,7 @@ async def test_an_idle_agent_ends_at_once_and_takes_its_sockets_with_it(begin: B
     pod = await world.run_pod({vfio("mdpy-hd"): 2})
     took = await world.stop_agent()
     print(f"ended after {took * 1000:.0f} ms")
-    assert took < 1
+    assert took < 3
     assert not world.sockets()
     assert set(world.devices) == world.ids(pod)
 
@@ -41,7 +41,7 @@ async def test_an_interrupt_ends_it_as_well(begin: Begin) -> None:
 async def test_an_agent_without_a_kubelet_ends_at_once(begin: Begin) -> None:
     world = await begin(kubelet=False)
     await world.says("starting")
-    await world.stop_agent(within=2)
+    await world.stop_agent(within=4)
 
 
 async def test_an_agent_whose_kubelet_hangs_ends_at_once(begin: Begin) -> None:
@@ -49,7 +49,7 @@ async def test_an_agent_whose_kubelet_hangs_ends_at_once(begin: Begin) -> None:
     world.kubelet.hang_registration()
     await world.start_agent()
     await world.kubelet.wait_for(lambda: world.kubelet.calls["Register"] >= 8)
-    await world.stop_agent(within=2)
+    await world.stop_agent(within=4)
     assert not world.sockets()
     world.kubelet.hang_registration(on=False)
 
