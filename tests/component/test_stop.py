@@ -14,7 +14,7 @@ import pytest
 
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError, StartError
 from tests.component.conftest import Begin
-from tests.component.world import NEVER, STOP_WITHIN, vfio
+from tests.component.world import NEVER, PATIENCE, STOP_WITHIN, vfio
 
 QUICK = "reclaim: {grace: 500ms, interval: 100ms}"
 
@@ -218,5 +218,6 @@ async def test_two_agents_by_mistake_do_each_other_and_the_pods_no_harm(begin: B
     second, world._agent = world._agent, first
     await world.stop_agent()
     world._agent = second
-    await world.offers(mdpy_hd=4)
+    # Each has ended the other's registration until then, and waits longer after each time.
+    await world.offers(mdpy_hd=4, within=3 * PATIENCE)
     assert set(world.devices) == world.ids(pod)
