@@ -217,7 +217,15 @@ class Plugins(rpc.RegistrationServicer):
                 raise
 
     def _disconnected(self, plugin: Plugin) -> None:
-        if self._by_path and self._endpoints.get(plugin.resource) is not plugin:
+        others = [
+            other
+            for other in self._clients.values()
+            if other.resource == plugin.resource and other in self._watches
+        ]
+        if self._by_path and others:
+            # Another plugin of the resource goes on, and takes its place if it was the last to come.
+            if self._endpoints.get(plugin.resource) is plugin:
+                self._endpoints[plugin.resource] = others[-1]
             return
         devices = self._listed.get(plugin.resource, {})
         self._listed[plugin.resource] = {
