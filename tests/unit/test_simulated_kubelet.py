@@ -287,6 +287,23 @@ async def test_the_end_of_an_old_stream_hits_the_newer_registration_in_1_36_only
         assert kubelet.allocatable(RESOURCE) == left
 
 
+async def test_in_1_37_the_end_of_the_newer_leaves_the_older_registration(root: Path) -> None:
+    async with (
+        SimulatedKubelet(root, version="1.37") as kubelet,
+        running(FakePlugin(kubelet, "old.sock")) as old,
+        running(FakePlugin(kubelet, "new.sock")) as new,
+    ):
+        await ready(old)
+        await new.register()
+        await kubelet.wait_for(lambda: kubelet.list_messages(RESOURCE).count == 2)
+        await new.stop()
+        await kubelet.wait_for(lambda: len(kubelet._plugins._watches) == 1)
+        await kubelet.admit(pod())
+        assert kubelet.allocatable(RESOURCE) == 3
+        await old.stop()
+        await kubelet.wait_for(lambda: kubelet.allocatable(RESOURCE) == 0)
+
+
 @pytest.mark.parametrize("version", ["1.36", "1.37"])
 async def test_1_37_refuses_a_socket_that_is_connected_already(
     root: Path, version: Literal["1.36", "1.37"]
