@@ -110,7 +110,7 @@ def test_a_device_that_outlives_its_pod_stays_for_as_long_as_something_holds_it(
 def test_a_device_that_something_still_holds_is_not_handed_on(
     simulator: Hardware, node: Node, pods: Pods
 ) -> None:
-    pod = holding(pods, vfio("mdpy-hd"), for_seconds=8)
+    pod = holding(pods, vfio("mdpy-hd"), for_seconds=20)
     (uuid,) = simulator.ours
     until(lambda: simulator.in_use(uuid), "the pod holds its device")
     node.offers({vfio("mdpy-hd"): 4})
