@@ -178,7 +178,10 @@ class Maker:
         log.info("used device removed to be made anew", extra={"resource": resource.name, "device": uuid})
 
     async def undo(self, made: Sequence[str]) -> None:
-        """Remove what a failed request has made. What can't be removed now is left to the reclaim."""
+        """Remove what a failed request has made. What can't be removed now is left to the reclaim.
+
+        Whoever lets go of its lock while it may still be there has to count it as used before.
+        """
         for uuid in made:
             # Whoever gives up waiting for a driver, and then undoes again, waits for the same removal.
             task = self._removals.get(uuid)
