@@ -14,6 +14,7 @@ from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.offer import Offer, offer
 from deviceplugin.inventory.resources import Resource, taker
+from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.inventory.unmatched import unmatched
 from deviceplugin.settings import Config
@@ -33,6 +34,7 @@ class Advertising:
         self._named = config.resources
         self._looked = False
         self._node_name = node_name
+        self._mark = NodeMark.of(node_name)
         self._publish = publish
         self._resources: dict[str, Resource] = {resource.name: resource for resource in config.resources}
         self._listed: dict[str, set[str]] = {}
@@ -76,6 +78,7 @@ class Advertising:
                 log.warning("%s", sentence)
         self.discover(capacity.snapshot)
         self._adopt(capacity.snapshot)
+        self._mention_other_nodes(capacity.snapshot)
         for resource in self._resources.values():
             listed = self._listed.setdefault(resource.name, set())
             now = offer(
@@ -113,7 +116,7 @@ class Advertising:
         """
         taken = {uuid for adopted in self._adopted.values() for uuid in adopted}
         for uuid, device in snapshot.devices.items():
-            if uuid in taken or slots.is_ours(uuid):
+            if uuid in taken or slots.bears_mark(uuid):
                 continue
             holder = self._resources.get(self.held.get(uuid, ""))
             resource = holder or taker(self._resources.values(), device, snapshot)
@@ -139,6 +142,17 @@ class Advertising:
             and (device := snapshot.devices.get(uuid)) is not None
             and not resource.adoptable(device, snapshot)
         }
+
+    def _mention_other_nodes(self, snapshot: Snapshot) -> None:
+        others = [uuid for uuid in snapshot.devices if self._mark.owner(uuid) is Owner.OTHER_NODE]
+        if others:
+            self._say_once(
+                Owner.OTHER_NODE,
+                "there are devices here that this plugin made under another node's name, for instance "
+                f"{others[0]}: another node shares this kernel, or this one was not always called "
+                f"{self._node_name!r}; they count as taken, and this agent never removes them "
+                "(README, 'Operations')",
+            )
 
     def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:
         if resource.max is not None or len(now.slots) < resource.cap:

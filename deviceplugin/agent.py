@@ -22,12 +22,12 @@ from deviceplugin.host.cdi import SpecFiles
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
-from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.offer import Offer
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.inventory.snapshot import Device, Snapshot
 from deviceplugin.kubelet.memory import KubeletMemory
 from deviceplugin.kubelet.paths import KubeletPaths
@@ -68,7 +68,8 @@ class Agent:
         cdi: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.metrics = Metrics(held_back=lambda: tuple(self._reclaim.held_back.values()))
+        self._mark = NodeMark.of(node_name)
+        self.metrics = Metrics(self._mark, held_back=lambda: tuple(self._reclaim.held_back.values()))
         self._config = config
         self._http = http
         self._paths = kubelet
@@ -89,11 +90,12 @@ class Agent:
             on_settled=self._settled,
         )
         self._memory = KubeletMemory(kubelet, self._endpoints, clock)
-        files = SpecFiles(cdi or kernel.paths.cdi)
+        files = SpecFiles(cdi or kernel.paths.cdi, self._mark)
         self._specs = Specs(files, self._node, self._ledger) if config.cdi else None
         self._allocation = Allocation(
             self._node,
             self._ledger,
+            mark=self._mark,
             offered=self._advertising.was_offered,
             remembered=self._memory.remembered_nodes,
             specs=self._specs,
@@ -115,6 +117,7 @@ class Agent:
             self._memory,
             self._pods,
             config.reclaim,
+            mark=self._mark,
             resource_of=self._advertising.resource_of,
             about=self._about,
             on_held_back=lambda reason: self.metrics.held_back.labels(reason=reason.value).inc(),
@@ -127,6 +130,7 @@ class Agent:
             self._node,
             self._advertising,
             self._allocation,
+            mark=self._mark,
             on_recalled=lambda: self._advertise(self._node.snapshot),
         )
 
@@ -346,7 +350,7 @@ class Agent:
 
     def _about(self, uuid: str) -> dict[str, object]:
         """A device of ours in the log, or one that is offered; nothing of any other."""
-        if not slots.is_ours(uuid) and self._advertising.resource_of(uuid) is None:
+        if not self._mark.is_ours(uuid) and self._advertising.resource_of(uuid) is None:
             return {}
         device = self._node.snapshot.devices.get(uuid)
         about: dict[str, object] = {"resource": self._advertising.resource_of(uuid), "device": uuid}

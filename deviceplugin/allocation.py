@@ -25,6 +25,7 @@ from deviceplugin.inventory import slots
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
 from deviceplugin.making import Maker, about
@@ -47,6 +48,7 @@ class Allocation:
     """Meets the kubelet's requests.
 
     Args:
+        mark: what this node's devices bear in their IDs.
         offered: whether an ID was ever advertised for a resource.
         remembered: what the kubelet remembers of a device; raises KubeletError if that can't be read.
         specs: the devices' CDI specifications; None where containers get device nodes.
@@ -62,6 +64,7 @@ class Allocation:
         node: Node,
         ledger: Ledger,
         *,
+        mark: NodeMark,
         offered: Callable[[str, str], bool],
         remembered: Remembered,
         specs: Specs | None = None,
@@ -73,6 +76,7 @@ class Allocation:
     ) -> None:
         self._node = node
         self._ledger = ledger
+        self._mark = mark
         self._offered = offered
         self._remembered = remembered
         self._specs = specs
@@ -146,7 +150,7 @@ class Allocation:
         fresh = {
             uuid
             for uuid in available
-            if uuid in existing and (self._ledger.is_fresh(uuid) or not slots.is_ours(uuid))
+            if uuid in existing and (self._ledger.is_fresh(uuid) or not self._mark.is_ours(uuid))
         }
         busy = {uuid for uuid in available if self._ledger.is_busy(uuid) or self._maker.is_late(uuid)}
         return preferred(available, required, size, existing=existing, fresh=fresh, busy=busy)
@@ -233,7 +237,13 @@ class Allocation:
 
     async def _reusable(self, resource: Resource, uuid: str) -> Device | None:
         """The device as it is if it was never used; None after a used one was removed."""
-        if not slots.is_ours(uuid):
+        owner = self._mark.owner(uuid)
+        if owner is Owner.OTHER_NODE:
+            raise AllocationError(
+                f"{resource.name}: the device {uuid} was made under another node's name, so no other pod can "
+                "have it than the one that the kubelet's records give it to"
+            )
+        if owner is Owner.FOREIGN:
             return await self._as_it_is(resource, uuid)
         self._refuse_late(resource, uuid)
         if uuid not in self._node.snapshot.devices and not self._ledger.is_fresh(uuid):
@@ -288,9 +298,11 @@ class Allocation:
     async def _prepare(self, resource: Resource, uuid: str, made: list[str]) -> None:
         self._refuse_late(resource, uuid)
         device = await self._node.find(uuid)
-        if device is None and not slots.is_ours(uuid):
+        if device is None and not self._mark.is_ours(uuid):
+            maker = "under another node's name" if slots.bears_mark(uuid) else "by somebody else"
             raise AllocationError(
-                f"{resource.name}: the device {uuid}, which was made by somebody else, is gone"
+                f"{resource.name}: the device {uuid}, which was made {maker}, is gone; delete the pod "
+                "so that it is allocated anew"
             )
         if device is None:
             self._ledger.gone([uuid])
@@ -310,7 +322,7 @@ class Allocation:
 
     async def _complete(self, resource: Resource, device: Device) -> None:
         """Finish a device that this process did not make: an agent before it may have ended too early."""
-        theirs = not slots.is_ours(device.uuid)
+        theirs = not self._mark.is_ours(device.uuid)
         if resource.attributes and not theirs and not await self._node.is_held(device.uuid):
             await self._maker.set_attributes(resource, device)
 

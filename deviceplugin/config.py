@@ -93,7 +93,7 @@ def _resource_problems(section: ResourceSection) -> Iterator[tuple[Steps, str]]:
         where = ("adoptExisting", "uuids", place)
         if not slots.is_uuid(uuid.lower()):
             yield where, f"{uuid!r} is not a UUID as in '0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0'"
-        elif slots.is_ours(uuid.lower()):
+        elif slots.bears_mark(uuid.lower()):
             yield where, f"{uuid!r} bears this plugin's own mark: such devices are its own already"
     for place, (attribute, value) in enumerate(section.ordered()):
         if problem := _attribute_problem(attribute, value):

@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol
 
 from deviceplugin.errors import DeviceBusy, HostError, KubeletError
 from deviceplugin.host.node import Node
-from deviceplugin.inventory import slots
+from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.ledger import Ledger
 from deviceplugin.pods import Pods
 from deviceplugin.settings import ReclaimSettings
@@ -57,6 +57,7 @@ class Reclaim:
     """Removes devices that are proved to be unused.
 
     Args:
+        mark: what this node's devices bear in their IDs; no other is ever removed.
         resource_of: which resource a device belongs to; None for one of another configuration.
         about: what the log says of a device.
         on_held_back: called when the reason that keeps a device changes.
@@ -73,6 +74,7 @@ class Reclaim:
         pods: Pods,
         settings: ReclaimSettings,
         *,
+        mark: NodeMark,
         resource_of: Callable[[str], str | None],
         about: Callable[[str], dict[str, object]],
         on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
@@ -85,6 +87,7 @@ class Reclaim:
         self._memory = memory
         self._pods = pods
         self._settings = settings
+        self._mark = mark
         self._resource_of = resource_of
         self._about = about
         self._on_held_back = on_held_back
@@ -123,7 +126,7 @@ class Reclaim:
     async def round(self) -> None:
         """Remove what is proved to be unused now."""
         devices = self._node.snapshot.devices
-        present = {uuid for uuid in devices if slots.is_ours(uuid) or uuid in self._occupied}
+        present = {uuid for uuid in devices if self._mark.is_ours(uuid) or uuid in self._occupied}
         self._pods.keep(present | self._ledger.pulled)
         idle = {uuid for uuid in present if self._ledger.idle_for(uuid) >= self._settings.grace}
         for uuid in self._told.keys() - idle:
@@ -154,7 +157,7 @@ class Reclaim:
         self._on_remembered(remembered)
         self._hold_back(unnamed & remembered.keys(), HeldBack.REMEMBERED, "the kubelet's checkpoint names it")
         for uuid in sorted(unnamed - remembered.keys()):
-            await (self._remove if slots.is_ours(uuid) else self._look_whether_free)(uuid, begun)
+            await (self._remove if self._mark.is_ours(uuid) else self._look_whether_free)(uuid, begun)
 
     def _calm_for(self, uuid: str) -> float:
         return self._memory.calm_for(self._resource_of(uuid))

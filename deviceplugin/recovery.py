@@ -16,8 +16,8 @@ from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
 from deviceplugin.errors import KubeletError, PluginError
 from deviceplugin.host.node import Node
-from deviceplugin.inventory import slots
 from deviceplugin.inventory.resources import Resource
+from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.kubelet.memory import KubeletMemory
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Recovery:
     """Brings together what the kubelet remembers and what the node has.
 
     Args:
+        mark: what this node's devices bear in their IDs.
         on_recalled: called when the kubelet's memory could be read after all.
     """
 
@@ -45,12 +46,14 @@ class Recovery:
         advertising: Advertising,
         allocation: Allocation,
         *,
+        mark: NodeMark,
         on_recalled: Callable[[], None],
     ) -> None:
         self._memory = memory
         self._node = node
         self._advertising = advertising
         self._allocation = allocation
+        self._mark = mark
         self._on_recalled = on_recalled
 
     async def recall(self) -> bool:
@@ -86,11 +89,11 @@ class Recovery:
         remembered = ((self._advertising.find(name), uuid) for uuid, name in self._advertising.held.items())
         present = self._node.snapshot.devices
         # What has no resource is another plugin's, or another configuration's.
-        # … and what somebody else made is theirs to make again.
+        # … and what somebody else made, or this plugin under another node's name, is theirs to make again.
         return tuple(
             (resource, uuid)
             for resource, uuid in remembered
-            if resource and uuid not in present and slots.is_ours(uuid)
+            if resource and uuid not in present and self._mark.is_ours(uuid)
         )
 
     async def restore(self) -> None:

@@ -29,6 +29,7 @@ from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.vfio import is_held
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.resources import adopted
+from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.kubelet import checkpoint
 from deviceplugin.kubelet.paths import KubeletPaths
@@ -48,6 +49,7 @@ class ListedDevice:
     group: int | None
     use: Use | None
     ours: bool
+    other_node: bool
     adopted: bool
     resource: str | None
     slot: int | None
@@ -99,9 +101,12 @@ def command(
     its use is then unknown. With --no-probe none is.
 
     \b
-    OWNER      ours: made by this plugin, which alone it removes; adopted: made by somebody else, and
-               offered as it is; else foreign
-    RESOURCE   what it was made for or is offered as, if configuration and node name are the agent's
+    OWNER      ours: made by this node's agent, which removes nothing else
+               other-node: made by this plugin under another node's name, that of a node which
+               shares this kernel, or this node's own before it was renamed
+               adopted: made by somebody else, and offered as it is
+               foreign: made by somebody else
+    RESOURCE   what it was made for or is offered as, if the configuration is the agent's
     SLOT       which of that resource's devices it is
     """  # noqa: D301  # click keeps the lines behind \b as they are
     kernel = kernel_for(simulated, host_root)
@@ -112,8 +117,8 @@ def command(
     is_default = ctx.get_parameter_source("kubelet_root") is ParameterSource.DEFAULT
     asks = bool(found.snapshot.devices) and not (simulated is not None and is_default)
     named = _ask(_paths(kubelet_root, host_root if is_default else None), no_probe) if asks else _Named()
-    node = node_name_for(node_name)
-    names = {slots.resource_hash(node, name): name for name in found.resources}
+    mark = NodeMark.of(node_name_for(node_name))
+    names = {slots.resource_bits(name): name for name in found.resources}
     numa = {parent.address: parent.numa_node for parent in found.snapshot.parents}
     takers = {
         uuid: name
@@ -124,6 +129,7 @@ def command(
         _listed(
             device,
             numa[device.parent],
+            mark.owner(uuid),
             names,
             named,
             _use(kernel, uuid, named, no_probe),
@@ -202,6 +208,7 @@ def _use(kernel: Kernel, uuid: str, named: _Named, no_probe: bool) -> Use | None
 def _listed(
     device: Device,
     numa_node: int | None,
+    owner: Owner,
     names: Mapping[int, str],
     named: _Named,
     use: Use | None,
@@ -209,14 +216,15 @@ def _listed(
 ) -> ListedDevice:
     slot = slots.parse(device.uuid)
     holder = named.holders.get(device.uuid)
-    resource = named.resources.get(device.uuid) or (names.get(slot.resource_hash) if slot else taker)
+    resource = named.resources.get(device.uuid) or (names.get(slot.resource) if slot else taker)
     return ListedDevice(
         uuid=device.uuid,
         type=device.type,
         parent=device.parent,
         group=device.group,
         use=use,
-        ours=slots.is_ours(device.uuid),
+        ours=owner is Owner.OURS,
+        other_node=owner is Owner.OTHER_NODE,
         adopted=taker is not None,
         resource=resource,
         slot=slot.index if slot is not None else None,
@@ -226,6 +234,12 @@ def _listed(
     )
 
 
+def _owner(device: ListedDevice) -> str:
+    if device.adopted:
+        return "adopted"
+    return Owner.OURS if device.ours else Owner.OTHER_NODE if device.other_node else Owner.FOREIGN
+
+
 def _row(device: ListedDevice) -> tuple[str, ...]:
     return (
         device.uuid,
@@ -233,7 +247,7 @@ def _row(device: ListedDevice) -> tuple[str, ...]:
         device.parent,
         cell(device.group),
         cell(device.use),
-        "ours" if device.ours else "adopted" if device.adopted else "foreign",
+        _owner(device),
         cell(device.resource),
         cell(device.slot),
         cell(device.numa_node),

@@ -2,7 +2,7 @@
 
 A file appears whole under its name or not at all. Runtimes pass over the name that it is written under,
 which does not end as a specification's does; nothing that is planted at either name is followed. A file is
-ours by its name, which has a UUID with the agent's mark in it, or says that the device was adopted; all
+ours by its name, which has a UUID with this node's mark in it, or says that the device was adopted; all
 others are left alone.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from deviceplugin.errors import HostError, in_words
 from deviceplugin.inventory import slots
+from deviceplugin.inventory.slots import NodeMark, Owner
 
 _PREFIX = "vfio.dev-mdev_"
 _ADOPTED = "adopted-"
@@ -26,10 +27,15 @@ _MODE = 0o644
 
 
 class SpecFiles:
-    """The files of our devices in a directory that others use too. All of its calls block for a moment."""
+    """The files of our devices in a directory that others use too. All of its calls block for a moment.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        mark: what this node's devices bear in their IDs.
+    """
+
+    def __init__(self, directory: Path, mark: NodeMark) -> None:
         self.directory = directory
+        self._mark = mark
 
     def path(self, uuid: str) -> Path:
         return self.directory / f"{_stem(uuid)}{_SUFFIX}"
@@ -94,9 +100,12 @@ class SpecFiles:
             if name.startswith(_PREFIX) and name.endswith((_SUFFIX, _ASIDE)):
                 stem = _PREFIX + name.removeprefix(_PREFIX).partition(".")[0]
                 uuid = stem.removeprefix(_PREFIX).removeprefix(_ADOPTED)
-                if slots.is_uuid(uuid) and stem == _stem(uuid):
+                if slots.is_uuid(uuid) and stem == _stem(uuid) and not self._is_another_nodes(uuid):
                     yield self.directory / name, uuid
+
+    def _is_another_nodes(self, uuid: str) -> bool:
+        return self._mark.owner(uuid) is Owner.OTHER_NODE
 
 
 def _stem(uuid: str) -> str:
-    return f"{_PREFIX}{uuid}" if slots.is_ours(uuid) else f"{_PREFIX}{_ADOPTED}{uuid}"
+    return f"{_PREFIX}{uuid}" if slots.bears_mark(uuid) else f"{_PREFIX}{_ADOPTED}{uuid}"

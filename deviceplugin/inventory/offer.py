@@ -13,7 +13,7 @@ from types import MappingProxyType
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.slots import MAX_SLOTS, SlotId
+from deviceplugin.inventory.slots import MAX_SLOTS, NodeMark, SlotId
 
 _NONE: Mapping[str, int | None] = MappingProxyType({})
 
@@ -29,7 +29,7 @@ class OfferedSlot:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one resource advertises: its own slots by NUMA node and index, then what it adopted by ID."""
+    """What one resource advertises: its own slots by NUMA node and index, then all others by ID."""
 
     resource: str
     slots: tuple[OfferedSlot, ...] = ()
@@ -54,9 +54,9 @@ def offer(
 
     Args:
         listed: the IDs that were advertised before, which stay.
-        held: the IDs of this resource that the kubelet has given to containers, under whatever node name.
-            They are the first to be Healthy: after a reboot their devices are gone, and only a Healthy
-            one is given back to its pod.
+        held: the IDs of this resource that the kubelet has given to containers. Those that bear this
+            node's mark are the first to be Healthy: after a reboot their devices are gone, and only a
+            Healthy one is given back to its pod. All others are listed, and Unhealthy unless adopted.
         pulled: the IDs whose device vanished under a running pod. They stay Unhealthy, whatever room
             there is: that is how the pod's status comes to show it.
         stuck: the IDs whose device exists and can't be had, since something holds it that no pod knows of.
@@ -64,13 +64,14 @@ def offer(
             What was listed of such stays listed, and so does what the kubelet holds.
     """
     own = slots.resource_hash(node_name, resource.name)
-    remembered, before = _slots(held), _slots(listed)
+    mark = NodeMark.of(node_name)
+    remembered, before = _slots(mark, held), _slots(mark, listed)
     existing = {
         slot
-        for slot in _slots(capacity.snapshot.devices)
+        for slot in _slots(mark, capacity.snapshot.devices)
         if slot.resource_hash == own or slot in remembered or slot in before
     }
-    healthy, lost = existing - _slots(stuck), _slots(pulled) - existing
+    healthy, lost = existing - _slots(mark, stuck), _slots(mark, pulled) - existing
     spare = max(0, min(resource.cap, MAX_SLOTS) - len(existing))
     fitting = capacity.of(resource, own={str(slot) for slot in existing})
     for node, fits in sorted(fitting.items(), key=lambda entry: _order(entry[0])):
@@ -89,22 +90,25 @@ def offer(
     every = healthy | existing | remembered | before
     ordered = sorted(every, key=lambda slot: (_order(slot.numa_node), slot.index))
     own_slots = (OfferedSlot(str(slot), slot in healthy, slot.numa_node) for slot in ordered)
-    return Offer(resource.name, (*own_slots, *_others(capacity, adopted, (*listed, *held), stuck)))
+    known = {text for text in (*listed, *held) if slots.is_uuid(text) and not mark.is_ours(text)}
+    return Offer(resource.name, (*own_slots, *_others(capacity, adopted, known, stuck)))
 
 
 def _others(
-    capacity: Capacity, adopted: Mapping[str, int | None], known: Iterable[str], stuck: Collection[str]
+    capacity: Capacity, adopted: Mapping[str, int | None], known: Collection[str], stuck: Collection[str]
 ) -> Iterator[OfferedSlot]:
-    """The slots of devices that others made, by ID."""
-    foreign = {text for text in known if slots.is_uuid(text) and slots.parse(text) is None}
+    """The slots of devices that others made, by ID: those that are adopted are offered, no others."""
     devices = capacity.snapshot.devices
-    for uuid in sorted(foreign.union(adopted)):
+    for uuid in sorted({*known, *adopted}):
         there = uuid in adopted and uuid in devices and devices[uuid].group is not None
-        yield OfferedSlot(uuid, there and uuid not in stuck, adopted.get(uuid))
+        slot = slots.parse(uuid)
+        numa_node = slot.numa_node if slot is not None else adopted.get(uuid)
+        yield OfferedSlot(uuid, there and uuid not in stuck, numa_node)
 
 
-def _slots(ids: Iterable[str]) -> set[SlotId]:
-    return {slot for text in ids if (slot := slots.parse(text)) is not None}
+def _slots(mark: NodeMark, ids: Iterable[str]) -> set[SlotId]:
+    """Those of the IDs that bear this node's mark."""
+    return {slot for text in ids if (slot := slots.parse(text)) is not None and slot.node == mark.bits}
 
 
 def _order(numa_node: int | None) -> int:

@@ -92,7 +92,7 @@ class Planner:
         self._resources = resources
         self._node_name = node_name
         self._adopted = adopted(resources.values(), world.surely)
-        self._in_use = {uuid for uuid in world.surely.devices if slots.is_ours(uuid)}
+        self._in_use = {uuid for uuid in world.surely.devices if slots.bears_mark(uuid)}
         self._views: tuple[Capacity, ...] = ()
         self._look()
 

@@ -112,7 +112,7 @@ class Resource:
 
 def taker(resources: Iterable[Resource], device: Device, snapshot: Snapshot) -> Resource | None:
     """The resource that offers a device which somebody else made: the first that would; None if none does."""
-    if slots.is_ours(device.uuid):
+    if slots.bears_mark(device.uuid):
         return None
     return next((resource for resource in resources if resource.adoptable(device, snapshot)), None)
 

@@ -2,15 +2,18 @@
 
 ::
 
-    6d646576-RRRR-8NNN-VIII-HHHHHHHHHHHH        RFC 9562, UUID version 8
+    6d646576-PPPP-8NNN-VIII-HHHHHHHHHHHH        RFC 9562, UUID version 8
 
-    6d646576   "mdev" in ASCII: the mark of what this plugin makes, and alone may remove
-    R, H       64 bits of a hash of the node's name and the resource's
+    6d646576   "mdev" in ASCII: the mark of what this plugin makes
+    P          16 bits of a hash of the node's name
     N          the slot's NUMA node plus one, 0 for none
     V, I       two variant bits (10) and the slot's index, 14 bits
+    H          48 bits of a hash of the resource's name
 
 An ID can be computed from what it stands for and read back without a table, so an agent that starts
-anew advertises the same ones, and whoever finds such a UUID in sysfs knows where it comes from.
+anew advertises the same ones, and whoever finds such a UUID in sysfs knows where it comes from. Several
+nodes can share one kernel, whose sysfs shows the devices of all: an agent removes what bears the mark and
+its own node's bits, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 
 MARK = "6d646576"
@@ -29,6 +33,7 @@ MAX_NUMA_NODE = 0xFFE
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _LENGTH = 36
 _VARIANT = 0x8000
+_RESOURCE_BITS = 48
 _REMEMBERED = 1 << 13
 """IDs whose meaning is remembered: each change on the node asks for all of them again."""
 
@@ -40,6 +45,17 @@ class SlotId:
     numa_node: int | None
     index: int
     resource_hash: int
+    """The node's 16 bits, then the resource's 48."""
+
+    @property
+    def node(self) -> int:
+        """The bits of the node's name."""
+        return self.resource_hash >> _RESOURCE_BITS
+
+    @property
+    def resource(self) -> int:
+        """The bits of the resource's name."""
+        return self.resource_hash & ((1 << _RESOURCE_BITS) - 1)
 
     def __str__(self) -> str:
         return _text(self)
@@ -87,12 +103,54 @@ def of_resource(uuids: Iterable[str], hashed: int) -> frozenset[str]:
     )
 
 
-def is_ours(uuid: str) -> bool:
-    """Whether a device bears this plugin's mark, from whatever configuration or node name it comes."""
+def bears_mark(uuid: str) -> bool:
+    """Whether this plugin made a device, on whichever node and under whatever configuration."""
     return parse(uuid) is not None
 
 
 def resource_hash(node_name: str, resource: str) -> int:
-    """The 64 bits that tell one node's resource from all others."""
-    digest = hashlib.sha256(f"{node_name}\0{resource}".encode()).digest()
-    return int.from_bytes(digest[:8], "big")
+    """The 64 bits that tell one node's resource from all others: the node's 16, then the resource's 48."""
+    return _hash(node_name, 16) << _RESOURCE_BITS | resource_bits(resource)
+
+
+def resource_bits(resource: str) -> int:
+    """The bits of a resource's name."""
+    return _hash(resource, _RESOURCE_BITS)
+
+
+def _hash(text: str, bits: int) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[: bits // 8], "big")
+
+
+class Owner(StrEnum):
+    """Who made a device."""
+
+    OURS = "ours"
+    """This node's agent, which may remove it."""
+    OTHER_NODE = "other-node"
+    """This plugin under another node's name: a node on the same kernel, or this one before it was renamed."""
+    FOREIGN = "foreign"
+    """Somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMark:
+    """What this node's devices bear in their IDs: the plugin's mark, and the bits of the node's name."""
+
+    bits: int
+
+    @classmethod
+    def of(cls, node_name: str) -> NodeMark:
+        """The mark of the node of that name."""
+        return cls(_hash(node_name, 16))
+
+    def owner(self, uuid: str) -> Owner:
+        """Who made a device."""
+        slot = parse(uuid)
+        if slot is None:
+            return Owner.FOREIGN
+        return Owner.OURS if slot.node == self.bits else Owner.OTHER_NODE
+
+    def is_ours(self, uuid: str) -> bool:
+        """Whether this node's agent made a device, and so may remove it."""
+        return self.owner(uuid) is Owner.OURS

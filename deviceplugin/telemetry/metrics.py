@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 
 from deviceplugin import __version__
 from deviceplugin.host.mdev import FaultKind
-from deviceplugin.inventory import slots
 from deviceplugin.inventory.cards import cards_of
 from deviceplugin.inventory.offer import Offer
+from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.reclaim import HeldBack
 
@@ -34,10 +34,12 @@ class Metrics:
     """The agent's metrics, in a registry of their own.
 
     Args:
+        mark: what this node's devices bear in their IDs.
         held_back: the reasons of the devices that are held back now, one each.
     """
 
-    def __init__(self, held_back: Callable[[], Collection[HeldBack]] = lambda: ()) -> None:
+    def __init__(self, mark: NodeMark, *, held_back: Callable[[], Collection[HeldBack]] = lambda: ()) -> None:
+        self.mark = mark
         self.registry = CollectorRegistry()
         self.snapshot = Snapshot()
         """The node as the next scrape will show it."""
@@ -114,7 +116,7 @@ class _State(Collector):
         snapshot = self._metrics.snapshot
         yield _slots(self._metrics.offers, snapshot)
         yield _available(snapshot)
-        yield _devices(snapshot)
+        yield _devices(snapshot, self._metrics.mark)
         now = Tally(self._held_back())
         family = GaugeMetricFamily(
             "mdev_devices_held_back", "Devices that may be unused and stay all the same.", labels=["reason"]
@@ -154,17 +156,18 @@ def _available(snapshot: Snapshot) -> Metric:
     return family
 
 
-def _devices(snapshot: Snapshot) -> Metric:
+def _devices(snapshot: Snapshot, mark: NodeMark) -> Metric:
     family = GaugeMetricFamily(
         "mdev_devices",
-        "Mediated devices that exist: the agent's own, and those that somebody else made.",
+        "Mediated devices that exist: the agent's own, those that this plugin made under another node's "
+        "name, and those that somebody else made.",
         labels=["card", "type", "owner"],
     )
     for card in cards_of(snapshot):
         found = Tally(
-            (device.type, slots.is_ours(device.uuid)) for parent in card.parents for device in parent.devices
+            (device.type, mark.owner(device.uuid)) for parent in card.parents for device in parent.devices
         )
         for type_id in sorted(card.types.keys() | card.existing.keys()):
-            family.add_metric([card.address, type_id, "ours"], found[type_id, True])
-            family.add_metric([card.address, type_id, "foreign"], found[type_id, False])
+            for owner in Owner:
+                family.add_metric([card.address, type_id, owner.value], found[type_id, owner])
     return family

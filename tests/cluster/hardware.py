@@ -32,7 +32,7 @@ class Device:
     @property
     def ours(self) -> bool:
         """Whether the agent made it."""
-        return slots.is_ours(self.uuid)
+        return slots.bears_mark(self.uuid)
 
 
 class Hardware:

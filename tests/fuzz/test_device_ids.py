@@ -16,7 +16,7 @@ from deviceplugin.host.paths import HostPaths
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS, SlotId, resource_hash
+from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS, NodeMark, SlotId, resource_hash
 from deviceplugin.ledger import Ledger
 from tests.fuzz.examples import fuzzed, texts
 
@@ -48,6 +48,7 @@ def allocation() -> Allocation:
     return Allocation(
         Node(LinuxKernel(HostPaths(Path("/nonexistent")))),
         Ledger(lambda: 0.0),
+        mark=NodeMark.of("n"),
         offered=lambda _resource, uuid: uuid in OFFERED,
         remembered=remembers_nothing,
     )
@@ -58,7 +59,7 @@ def allocation() -> Allocation:
 def test_what_is_taken_for_an_id_is_one(text: str) -> None:
     slot = slots.parse(text)
     assert slot is None or str(slot) == text
-    assert slots.is_ours(text) == (slot is not None)
+    assert slots.bears_mark(text) == (slot is not None)
     if slots.is_uuid(text):
         assert len(text) == 36
         assert not set(text) - set("0123456789abcdef-")

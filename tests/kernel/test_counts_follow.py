@@ -138,7 +138,7 @@ class Walk:
     def counted(self) -> dict[str, int]:
         """What each resource should have: what the agent made and what the kernel can still make."""
         snapshot = scan(self.stage.kernel.paths).snapshot
-        made = Counter(device.type for device in snapshot.devices.values() if slots.is_ours(device.uuid))
+        made = Counter(device.type for device in snapshot.devices.values() if slots.bears_mark(device.uuid))
         return {
             vfio(entry.id): entry.available + made[entry.id]
             for parent in snapshot.parents
@@ -154,7 +154,7 @@ def told(what: str, seconds: Sequence[float]) -> str:
 
 @pytest.mark.parametrize("stage", [QUICK], indirect=True)
 async def test_every_count_follows_the_kernels(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    with Devices(stage.kernel, ours=slots.is_ours) as devices:
+    with Devices(stage.kernel, ours=slots.bears_mark) as devices:
         lists = Lists(stage)
         listening = asyncio.create_task(lists.follow())
         walk = Walk(stage, lists, devices, random.Random(SEED))

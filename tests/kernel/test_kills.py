@@ -146,7 +146,7 @@ def identity(kernel: Kernel, device: str) -> tuple[int, int] | None:
 
 def marked(kernel: Kernel) -> set[str]:
     """The devices that bear the agent's mark."""
-    return {path.name for path in kernel.paths.devices.iterdir() if slots.is_ours(path.name)}
+    return {path.name for path in kernel.paths.devices.iterdir() if slots.bears_mark(path.name)}
 
 
 class Killer:
@@ -223,7 +223,7 @@ async def test_no_kill_leaks_a_device_or_takes_one_away(
     kernel = stage.kernel
     say_to_the_kernels_log(began := f"kills begin {uuid.uuid4()}")
     foreign = made_by_hand(stage)
-    with contextlib.ExitStack() as stack, Devices(kernel, ours=slots.is_ours) as devices:
+    with contextlib.ExitStack() as stack, Devices(kernel, ours=slots.bears_mark) as devices:
         machines = Machines(kernel)
         kept = [await attached(stage, machines, stack, type_id) for type_id in KEPT]
         orphaned = [await attached(stage, machines, stack, type_id) for type_id in ORPHANED]

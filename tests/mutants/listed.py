@@ -20,6 +20,7 @@ class Mutant:
     """Those that are run: one of them has to fail."""
 
 
+OTHER_NODES = "tests/component/test_other_nodes.py"
 RECLAIM = "tests/component/test_reclaim.py"
 HANDING_ON = "tests/component/test_handing_on.py"
 PRESTART = "tests/component/test_prestart.py"
@@ -70,14 +71,35 @@ MUTANTS = (
     Mutant(
         "removes what does not bear the mark",
         "deviceplugin/inventory/slots.py",
-        "    return parse(uuid) is not None\n",
-        "    return True\n",
+        "            return Owner.FOREIGN\n",
+        "            return Owner.OURS\n",
         ("tests/unit/test_reclaim.py", f"{RECLAIM}::test_foreign_devices_stay_for_ever"),
+    ),
+    Mutant(
+        "removes what another node's agent made",
+        "deviceplugin/inventory/slots.py",
+        "        return Owner.OURS if slot.node == self.bits else Owner.OTHER_NODE\n",
+        "        return Owner.OURS\n",
+        ("tests/unit/test_reclaim.py", OTHER_NODES),
+    ),
+    Mutant(
+        "hands a device of another node's name to a new pod",
+        "deviceplugin/allocation.py",
+        "        if owner is Owner.OTHER_NODE:\n",
+        "        if False:\n",
+        (OTHER_NODES,),
+    ),
+    Mutant(
+        "tidies another node's CDI specifications",
+        "deviceplugin/host/cdi.py",
+        "        return self._mark.owner(uuid) is Owner.OTHER_NODE\n",
+        "        return False\n",
+        ("tests/unit/test_cdi.py",),
     ),
     Mutant(
         "removes an adopted device once it is free",
         "deviceplugin/reclaim.py",
-        "await (self._remove if slots.is_ours(uuid) else self._look_whether_free)(uuid, begun)",
+        "await (self._remove if self._mark.is_ours(uuid) else self._look_whether_free)(uuid, begun)",
         "await self._remove(uuid, begun)",
         (ADOPTED,),
     ),
@@ -212,7 +234,7 @@ MUTANTS = (
     Mutant(
         "makes a device again that somebody else made",
         "deviceplugin/recovery.py",
-        "if resource and uuid not in present and slots.is_ours(uuid)",
+        "if resource and uuid not in present and self._mark.is_ours(uuid)",
         "if resource and uuid not in present",
         (f"{ADOPTED}::test_an_adopted_device_that_a_reboot_took_is_left_to_whoever_made_it",),
     ),

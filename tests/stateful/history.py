@@ -392,7 +392,7 @@ class History(Stage):
             )
 
     def remove_foreign(self, index: int) -> None:
-        foreign = [uuid for uuid in sorted(self.devices) if not slots.is_ours(uuid)]
+        foreign = [uuid for uuid in sorted(self.devices) if not slots.bears_mark(uuid)]
         if foreign:
             with contextlib.suppress(OSError):
                 self.remove(foreign[index % len(foreign)])
@@ -400,7 +400,7 @@ class History(Stage):
     def remove_ours(self, index: int) -> None:
         """An administrator removes one that nobody holds."""
         held = {machine.machine.uuid for machine in self.machines}
-        ours = [uuid for uuid in sorted(self.devices) if slots.is_ours(uuid) and uuid not in held]
+        ours = [uuid for uuid in sorted(self.devices) if slots.bears_mark(uuid) and uuid not in held]
         if ours:
             uuid = ours[index % len(ours)]
             self.promises.meddle(uuid)
@@ -537,7 +537,7 @@ class History(Stage):
 
     def _orphans(self) -> list[str]:
         kept = self._wanted() | {machine.machine.uuid for machine in self.machines}
-        return [uuid for uuid in self.devices if slots.is_ours(uuid) and uuid not in kept]
+        return [uuid for uuid in self.devices if slots.bears_mark(uuid) and uuid not in kept]
 
     def _offered_though_held(self) -> list[str]:
         """A pod that got one of these would fail."""
@@ -617,7 +617,7 @@ class History(Stage):
         while self.strays:
             self.end_stray(0)
         await self.calm()
-        left = [uuid for uuid in self.devices if slots.is_ours(uuid)]
+        left = [uuid for uuid in self.devices if slots.bears_mark(uuid)]
         if left:
             raise PromiseBroken(f"devices are left: {left}")
         await self.agent_down(gently=True)

@@ -62,7 +62,7 @@ class Promises:
         for deed in deeds:
             match deed.kind:
                 case "remove":
-                    if not slots.is_ours(deed.about):
+                    if not slots.bears_mark(deed.about):
                         wrong.append(f"a device that bears another mark was removed: {deed.about}")
                     wrong += [
                         f"{deed.about} was removed while {span.who} had it"
@@ -70,7 +70,7 @@ class Promises:
                         if span.uuid == deed.about and span.covers(deed.moment)
                     ]
                 case "create":
-                    if not slots.is_ours(deed.about):
+                    if not slots.bears_mark(deed.about):
                         wrong.append(f"a device without the mark was made: {deed.about}")
                 case "shrunk":
                     wrong.append(f"a list shrank: {deed.about}")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from deviceplugin.allocation import Allocation
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
-from deviceplugin.inventory.slots import SlotId
+from deviceplugin.inventory.slots import NodeMark, SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
 from deviceplugin.ledger import Ledger
 from deviceplugin.simulator.node.description import load
@@ -49,7 +49,11 @@ class Chooser:
         for uuid in fresh:
             ledger.made(uuid)
         self.allocation = Allocation(
-            self.node, ledger, offered=lambda _resource, _uuid: True, remembered=_no_memory
+            self.node,
+            ledger,
+            mark=NodeMark.of("worker-1"),
+            offered=lambda _resource, _uuid: True,
+            remembered=_no_memory,
         )
 
     def __call__(self, available: Collection[str], size: int, *, required: Collection[str] = ()) -> list[str]:

@@ -223,7 +223,7 @@ def test_what_a_resource_made_stays_healthy(moment: Moment, number: int) -> None
         state = after[0]
     later = replace(moment, state=state)
     now = offer(Capacity(later.snapshot), later.resource, node_name=NODE)
-    made = {uuid for uuid in state.devices if slots.is_ours(uuid)}
+    made = {uuid for uuid in state.devices if slots.bears_mark(uuid)}
     assert made <= {slot.id for slot in now.slots if slot.healthy}
 
 

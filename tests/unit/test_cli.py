@@ -244,7 +244,10 @@ class TestDevices:
             ["UUID", "TYPE", "PARENT", "GROUP", "USE", "OWNER", "RESOURCE", "SLOT", "NUMA", "POD"],
             [FOREIGN, "nvidia-230", "0000:3b:00.0", "1", "idle", "foreign", "-", "-", "0", "-"],
             [ours, "nvidia-230", "0000:3b:00.0", "0", "in-use", "ours", "vfio.dev/nvidia-230", "5", "0", "-"],
-            [others, "nvidia-234", "0000:af:00.0", "2", "idle", "ours", "-", "0", "1", "-"],
+            [
+                *(others, "nvidia-234", "0000:af:00.0", "2", "idle", "other-node"),
+                *("vfio.dev/nvidia-234", "0", "1", "-"),
+            ],
         ]
 
     async def test_names_the_pod_and_never_opens_what_a_pod_has(
@@ -273,7 +276,8 @@ class TestDevices:
                 monkeypatch.setattr(SimulatedKernel, "open_group", lambda *_: pytest.fail("it was opened"))
                 result = await asyncio.to_thread(
                     lambda: run(
-                        "devices", "--simulated", kernel.paths.root, "--kubelet-root", short, "-o", "json"
+                        *("devices", "--simulated", kernel.paths.root, "--node-name", "n"),
+                        *("--kubelet-root", short, "-o", "json"),
                     )
                 )
         assert result.err == ""
@@ -287,6 +291,7 @@ class TestDevices:
                     "group": 0,
                     "use": "in-use",
                     "ours": True,
+                    "other_node": False,
                     "adopted": False,
                     "resource": "example.com/serial",
                     "slot": 0,

@@ -13,6 +13,7 @@ import pytest
 
 from deviceplugin.host.mdev import FaultKind
 from deviceplugin.inventory.offer import Offer, OfferedSlot
+from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
 from deviceplugin.reclaim import HeldBack
 from deviceplugin.telemetry.metrics import Metrics
@@ -39,7 +40,7 @@ EACH_PANEL = pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for pa
 @cache
 def exported() -> dict[str, set[str]]:
     """The labels of each metric that an agent with a card and a resource says, by the metric's name."""
-    metrics = Metrics()
+    metrics = Metrics(NodeMark(0))
     metrics.add_resource("r", ["t"])
     kinds = (ParentType("t", "", "vfio-pci", "", 1),)
     metrics.snapshot = Snapshot((Parent("p", "c", "d", None, None, kinds, ()),))

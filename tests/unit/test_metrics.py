@@ -6,12 +6,15 @@ from prometheus_client import generate_latest
 
 from deviceplugin import __version__
 from deviceplugin.host.mdev import FaultKind
+from deviceplugin.inventory import slots
 from deviceplugin.inventory.offer import Offer, OfferedSlot
+from deviceplugin.inventory.slots import NodeMark, SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
 from deviceplugin.reclaim import HeldBack
 from deviceplugin.telemetry.metrics import Metrics
 
 OURS = "6d646576-aa02-8002-8000-6fde7755db27"
+MARK = NodeMark(0xAA02)
 FOREIGN = "c0b1a9b0-8f3c-4c2a-9c39-0d0a3c0c5a11"
 
 
@@ -23,7 +26,7 @@ def series(metrics: Metrics) -> dict[str, float]:
 
 
 def test_every_series_is_there_from_the_start() -> None:
-    metrics = Metrics()
+    metrics = Metrics(MARK)
     metrics.add_resource("vfio.dev/a")
     seen = series(metrics)
     for outcome in ("success", "error"):
@@ -45,8 +48,13 @@ def test_every_series_is_there_from_the_start() -> None:
 
 def test_cards_and_slots_are_shown_as_they_are() -> None:
     kinds = (ParentType("a", "", "vfio-pci", "", 3), ParentType("b", "", "vfio-pci", "", 1))
-    devices = (Device(OURS, "a", "vf0", 1), Device(FOREIGN, "b", "vf0", 2))
-    metrics = Metrics(held_back=lambda: (HeldBack.IN_USE, HeldBack.IN_USE))
+    others = str(SlotId(None, 0, slots.resource_hash("another", "vfio.dev/a")))
+    devices = (
+        Device(OURS, "a", "vf0", 1),
+        Device(FOREIGN, "b", "vf0", 2),
+        Device(others, "b", "vf0", 3),
+    )
+    metrics = Metrics(MARK, held_back=lambda: (HeldBack.IN_USE, HeldBack.IN_USE))
     metrics.snapshot = Snapshot(
         (
             Parent("vf0", "card", "d", None, None, kinds, devices),
@@ -61,13 +69,15 @@ def test_cards_and_slots_are_shown_as_they_are() -> None:
     assert seen['mdev_devices{card="card",owner="ours",type="a"}'] == 1
     assert seen['mdev_devices{card="card",owner="foreign",type="a"}'] == 0
     assert seen['mdev_devices{card="card",owner="foreign",type="b"}'] == 1
+    assert seen['mdev_devices{card="card",owner="other-node",type="a"}'] == 0
+    assert seen['mdev_devices{card="card",owner="other-node",type="b"}'] == 1
     for state in ("free", "occupied", "unavailable"):
         assert seen[f'mdev_slots{{resource="vfio.dev/a",state="{state}"}}'] == 1
     assert seen['mdev_devices_held_back{reason="in-use"}'] == 2
 
 
 def test_a_card_that_left_leaves_no_series_behind() -> None:
-    metrics = Metrics()
+    metrics = Metrics(MARK)
     kinds = (ParentType("a", "", "vfio-pci", "", 3),)
     metrics.snapshot = Snapshot((Parent("card", "card", "d", None, None, kinds, ()),))
     assert 'mdev_available_instances{card="card",type="a"}' in series(metrics)
@@ -76,7 +86,7 @@ def test_a_card_that_left_leaves_no_series_behind() -> None:
 
 
 def test_two_agents_in_one_process_count_by_themselves() -> None:
-    one, other = Metrics(), Metrics()
+    one, other = Metrics(MARK), Metrics(MARK)
     one.reclaims.labels(result="success").inc()
     assert series(one)['mdev_reclaims_total{result="success"}'] == 1
     assert series(other)['mdev_reclaims_total{result="success"}'] == 0

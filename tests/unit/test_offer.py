@@ -133,10 +133,20 @@ def test_a_quota_per_card_counts_what_each_card_carries_of_the_resource() -> Non
     assert healthy(made) == [slot(0, 0), slot(1, 0), slot(0, 1), slot(1, 1)]
 
 
-def test_what_the_kubelet_holds_of_the_resource_stays_under_whatever_node_name_it_was_made() -> None:
-    former = str(SlotId(None, 3, slots.resource_hash("former-name", SERIAL.name)))
-    made = offered(parent(1, former), held=(former,))
-    assert {entry.id for entry in made.slots if entry.healthy} == {slot(0), former}
+def test_what_the_kubelet_holds_under_another_node_name_is_listed_and_offered_to_nobody() -> None:
+    former = str(SlotId(1, 3, slots.resource_hash("former-name", SERIAL.name)))
+    for there in (parent(1, former), parent(1)):
+        made = offered(there, held=(former,))
+        assert [(entry.id, entry.healthy, entry.numa_node) for entry in made.slots] == [
+            (slot(0), True, None),
+            (former, False, 1),
+        ]
+
+
+def test_what_another_node_made_of_the_same_resource_is_none_of_this_ones() -> None:
+    others = str(SlotId(None, 0, slots.resource_hash("another", SERIAL.name)))
+    quota = Resource(name=SERIAL.name, types=("serial",), max=2)
+    assert [entry.id for entry in offered(parent(9, others), resource=quota).slots] == [slot(0), slot(1)]
 
 
 def test_each_numa_node_has_slots_of_its_own() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from deviceplugin.errors import KubeletError
 from deviceplugin.host.node import Node
-from deviceplugin.inventory.slots import SlotId
+from deviceplugin.inventory.slots import NodeMark, SlotId
 from deviceplugin.ledger import Ledger
 from deviceplugin.pods import Pods
 from deviceplugin.reclaim import HeldBack, Reclaim
@@ -68,6 +68,7 @@ class Scene:
             self.kubelet,
             Pods(self.kubelet, self.ledger, about=lambda _uuid: {}),
             ReclaimSettings(grace=GRACE, interval=0.01),
+            mark=NodeMark(0),
             resource_of=lambda _uuid: "vfio.dev/mtty-1",
             about=lambda device: {"device": device},
         )
@@ -210,3 +211,11 @@ async def test_whatever_does_not_bear_the_mark_is_never_looked_at(scene: Scene) 
     scene.kubelet.asked.clear()
     await scene.reclaim.round()
     assert scene.node.has(foreign)
+
+
+async def test_what_another_nodes_agent_made_is_not_even_asked_about(scene: Scene) -> None:
+    others = str(SlotId(None, 0, 1 << 48))
+    scene.kernel.write(scene.kernel.paths.create("mtty", "mtty-1"), others)
+    assert await scene.removes()
+    assert scene.node.has(others)
+    assert others not in scene.reclaim.held_back

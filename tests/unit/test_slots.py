@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deviceplugin.inventory import slots
-from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS, SlotId
+from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS, NodeMark, Owner, SlotId
 
 numa_nodes = st.none() | st.integers(0, MAX_NUMA_NODE)
 indexes = st.integers(0, MAX_SLOTS - 1)
@@ -34,7 +34,7 @@ def test_an_id_is_a_version_8_uuid_that_bears_the_mark(slot: SlotId) -> None:
     assert (parsed.version, parsed.variant) == (8, uuid.RFC_4122)
     assert bytes.fromhex(text[:8]) == b"mdev"
     assert slots.is_uuid(text)
-    assert slots.is_ours(text)
+    assert slots.bears_mark(text)
 
 
 @given(slot_ids, slot_ids)
@@ -53,17 +53,33 @@ def test_no_two_slots_of_a_node_share_an_id() -> None:
 
 
 @given(names, names, names, names)
-def test_only_the_same_resource_of_the_same_node_has_the_same_ids(
+def test_an_id_tells_the_node_and_the_resource_each_for_itself(
     node: str, resource: str, other_node: str, other_resource: str
 ) -> None:
-    same = slots.resource_hash(node, resource) == slots.resource_hash(other_node, other_resource)
-    assert same == ((node, resource) == (other_node, other_resource))
+    one = SlotId(None, 0, slots.resource_hash(node, resource))
+    other = SlotId(1, 2, slots.resource_hash(other_node, other_resource))
+    assert (one.resource == other.resource) == (resource == other_resource)
+    assert (one.node == other.node) == (NodeMark.of(node) == NodeMark.of(other_node))
+    assert one.resource == slots.resource_bits(resource)
+    if node == other_node:
+        assert one.node == other.node
+
+
+def test_whose_a_device_is_shows_in_its_id() -> None:
+    mark = NodeMark.of("worker-1")
+    ours = str(SlotId(None, 0, slots.resource_hash("worker-1", "vfio.dev/nvidia-11")))
+    others = str(SlotId(None, 0, slots.resource_hash("worker-2", "vfio.dev/nvidia-11")))
+    assert (mark.owner(ours), mark.owner(others)) == (Owner.OURS, Owner.OTHER_NODE)
+    assert mark.owner(str(uuid.uuid4())) is mark.owner("42") is Owner.FOREIGN
+    assert [mark.is_ours(each) for each in (ours, others, str(uuid.uuid4()))] == [True, False, False]
+    assert ours[9:13] != others[9:13]
+    assert ours[:9] + ours[13:] == others[:9] + others[13:]
 
 
 def test_ids_never_change_between_versions_of_the_agent() -> None:
     # An agent of another version would take devices in use for slots it does not know.
     slot = SlotId(1, 5, slots.resource_hash("worker-1", "vfio.dev/nvidia-11"))
-    assert str(slot) == "6d646576-56db-8002-8005-30b3936543b1"
+    assert str(slot) == "6d646576-1302-8002-8005-1e5eacf11f80"
 
 
 @given(st.text(max_size=60) | st.text(alphabet="0123456789abcdefABCDEF-6d7", min_size=30, max_size=40))
@@ -101,10 +117,10 @@ def test_texts_of_any_length_are_not_kept_in_memory() -> None:
 )
 def test_a_foreign_uuid_is_not_ours(text: str, why: str) -> None:
     assert slots.parse(text) is None, why
-    assert not slots.is_ours(text), why
+    assert not slots.bears_mark(text), why
 
 
 @given(st.uuids(version=4))
 def test_no_random_uuid_is_ever_taken_for_ours(random: uuid.UUID) -> None:
     assert slots.is_uuid(str(random))
-    assert not slots.is_ours(str(random))
+    assert not slots.bears_mark(str(random))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from deviceplugin.host.cdi import SpecFiles
+from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.ledger import Ledger
 from deviceplugin.specs import Specs
 
@@ -33,7 +34,7 @@ class Devices:
 @pytest.fixture
 def files(tmp_path: Path) -> SpecFiles:
     """The files of two devices, of which the node has neither."""
-    files = SpecFiles(tmp_path)
+    files = SpecFiles(tmp_path, NodeMark(0))
     for uuid in (FIRST, SECOND):
         files.write(uuid, "{}")
     return files
