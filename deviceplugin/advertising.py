@@ -17,9 +17,13 @@ from deviceplugin.inventory.resources import Resource, taker
 from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.inventory.unmatched import unmatched
+from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.settings import Config
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 64
+"""Characters of another plugin's ID that a sentence repeats."""
 
 
 class Advertising:
@@ -41,8 +45,12 @@ class Advertising:
         self._adopted: dict[str, dict[str, int | None]] = {}
         self._said: set[str] = set()
         self.held: Mapping[str, str] = {}
-        """The resource of each device that the kubelet remembers, in the order of their VFIO groups; set anew
-        with each of its checkpoints."""
+        """The resource of each device that the kubelet remembers, in the order of their VFIO groups."""
+        self._remembered: Mapping[str, Mapping[str, frozenset[int]]] = {}
+
+    def remember(self, checkpoint: Checkpoint) -> None:
+        """Take over what the kubelet remembers, anew with each of its checkpoints."""
+        self.held, self._remembered = checkpoint.devices, checkpoint.named
 
     def resource(self, name: str) -> Resource:
         """A resource that is advertised."""
@@ -58,11 +66,15 @@ class Advertising:
 
     def was_offered(self, resource: str, uuid: str) -> bool:
         """Whether an ID was ever advertised for a resource, if only by an agent before this one."""
-        return uuid in self._listed.get(resource, ()) or self.held.get(uuid) == resource
+        return uuid in self._listed.get(resource, ()) or uuid in self._remembered.get(resource, ())
 
     def released(self, uuid: str) -> None:
         """The kubelet has taken a device back from its pod, since it gives it to another."""
         self.held = {held: name for held, name in self.held.items() if held != uuid}
+        self._remembered = {
+            name: {text: nodes for text, nodes in ids.items() if text != uuid}
+            for name, ids in self._remembered.items()
+        }
 
     def update(self, capacity: Capacity, *, pulled: Collection[str], stuck: Collection[str]) -> None:
         """Work out what every resource advertises now, and have it published.
@@ -86,13 +98,14 @@ class Advertising:
                 resource,
                 node_name=self._node_name,
                 listed=listed,
-                held=[uuid for uuid, name in self.held.items() if name == resource.name],
+                held=self._remembered.get(resource.name, {}),
                 pulled=listed.intersection(pulled),
                 stuck=listed.intersection(stuck).union(self._withdrawn(resource, capacity.snapshot)),
                 adopted=self._adopted.get(resource.name, {}),
             )
             listed.update(slot.id for slot in now.slots)
             self._mention_cap(capacity, resource, now)
+            self._mention_another_plugin(resource, now)
             self._publish(now)
 
     def discover(self, snapshot: Snapshot) -> None:
@@ -152,6 +165,26 @@ class Advertising:
                 f"{others[0]}: another node shares this kernel, or this one was not always called "
                 f"{self._node_name!r}; they count as taken, and this agent never removes them "
                 "(README, 'Operations')",
+            )
+
+    def _mention_another_plugin(self, resource: Resource, now: Offer) -> None:
+        """Say what the kubelet remembers of another plugin that had the resource before, listed or not."""
+        remembered = self._remembered.get(resource.name, {})
+        others = [text for text in remembered if not slots.is_uuid(text)]
+        if others:
+            self._say_once(
+                f"others of {resource.name}",
+                f"{resource.name}: the kubelet remembers devices of another plugin, for instance "
+                f"{min(others)[:_SHOWN]!a}; they are listed as Unhealthy, and their pods run on until a "
+                "container of theirs has to start again",
+            )
+        if left_out := remembered.keys() - {slot.id for slot in now.slots}:
+            self._say_once(
+                f"left out of {resource.name}",
+                f"{resource.name}: {len(left_out)} of the device IDs that the kubelet remembers can't be "
+                f"listed, for instance {min(left_out)[:_SHOWN]!a}: they are no text, or don't all fit into a "
+                "message; a kubelet with a topology manager policy may crash over them when it restarts: "
+                "delete their pods",
             )
 
     def _mention_cap(self, capacity: Capacity, resource: Resource, now: Offer) -> None:

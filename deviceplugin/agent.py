@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.inventory.snapshot import Device, Snapshot
+from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.memory import KubeletMemory
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import remove_stale_sockets, watch
@@ -168,6 +169,7 @@ class Agent:
             self._start(self._node.follow(), "follow the node")
             self._start(watch(self._paths, self._endpoints.values()), "watch the kubelet")
             self._start(self._pods.run(), "name the pods")
+            self._start(self._recovery.keep_up(), "keep up with what the kubelet remembers")
             if self._specs is not None:
                 self._start(self._specs.run(), "tidy the CDI specifications")
             if self._config.reclaim.enabled:
@@ -286,6 +288,7 @@ class Agent:
 
     def _connection_changed(self, resource: str, up: bool) -> None:
         self._memory.disturb(resource)
+        self._recovery.read_again()
         self.metrics.connected.labels(resource=resource).set(up)
         if not up:
             # Until it is up again containers may start without PreStartContainer.
@@ -302,8 +305,9 @@ class Agent:
     def _registration_tried(self, _resource: str, success: bool) -> None:
         self.metrics.registrations.labels(result=result(success)).inc()
 
-    def _remember(self, devices: Mapping[str, str]) -> None:
-        self._advertising.held = devices
+    def _remember(self, checkpoint: Checkpoint) -> None:
+        self._advertising.remember(checkpoint)
+        self._advertise(self._node.snapshot)
 
     def _reclaimed(self) -> None:
         """A device that a VM holds beyond its pod would only have pods fail that get it."""

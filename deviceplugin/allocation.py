@@ -168,9 +168,15 @@ class Allocation:
         if not ids:
             raise BadRequest(f"{resource.name}: the request names no device")
         for text in ids:
-            if not slots.is_uuid(text) or not self._offered(resource.name, text):
+            if not self._offered(resource.name, text):
                 raise UnknownDevice(
                     f"{resource.name}: the device {text[:_SHOWN]!r} was never offered by this endpoint"
+                )
+            if not slots.is_uuid(text):
+                raise AllocationError(
+                    f"{resource.name}: the device {text[:_SHOWN]!r} is of another plugin that had this "
+                    "resource before; what it stands for is not known here, so no container can be started "
+                    "with it: delete the pod so that it is allocated anew"
                 )
         if len(set(ids)) != len(ids):
             raise BadRequest(f"{resource.name}: the request names a device twice")

@@ -18,6 +18,7 @@ from typing import NoReturn, Protocol
 from deviceplugin.errors import DeviceBusy, HostError, KubeletError
 from deviceplugin.host.node import Node
 from deviceplugin.inventory.slots import NodeMark
+from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.ledger import Ledger
 from deviceplugin.pods import Pods
 from deviceplugin.settings import ReclaimSettings
@@ -50,7 +51,7 @@ class Memory(Protocol):
 
     def calm_for(self, resource: str | None) -> float: ...
 
-    async def devices_now(self) -> Mapping[str, str]: ...
+    async def devices_now(self) -> Checkpoint: ...
 
 
 class Reclaim:
@@ -62,7 +63,7 @@ class Reclaim:
         about: what the log says of a device.
         on_held_back: called when the reason that keeps a device changes.
         on_tried: called with whether a removal went well and the seconds that it took.
-        on_remembered: called with the devices of each fresh checkpoint.
+        on_remembered: called with each fresh checkpoint.
         on_round: called after each round.
     """
 
@@ -79,7 +80,7 @@ class Reclaim:
         about: Callable[[str], dict[str, object]],
         on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
         on_tried: Callable[[bool, float], None] = lambda _success, _seconds: None,
-        on_remembered: Callable[[Mapping[str, str]], None] = lambda _devices: None,
+        on_remembered: Callable[[Checkpoint], None] = lambda _checkpoint: None,
         on_round: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
@@ -150,13 +151,14 @@ class Reclaim:
         if not unnamed:
             return
         try:
-            remembered = await self._memory.devices_now()
+            checkpoint = await self._memory.devices_now()
         except KubeletError as error:
             self._hold_back(unnamed, HeldBack.CHECKPOINT_FAILED, str(error))
             return
-        self._on_remembered(remembered)
-        self._hold_back(unnamed & remembered.keys(), HeldBack.REMEMBERED, "the kubelet's checkpoint names it")
-        for uuid in sorted(unnamed - remembered.keys()):
+        self._on_remembered(checkpoint)
+        remembered = checkpoint.devices.keys()
+        self._hold_back(unnamed & remembered, HeldBack.REMEMBERED, "the kubelet's checkpoint names it")
+        for uuid in sorted(unnamed - remembered):
             await (self._remove if self._mark.is_ours(uuid) else self._look_whether_free)(uuid, begun)
 
     def _calm_for(self, uuid: str) -> float:

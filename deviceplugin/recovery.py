@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import NoReturn
 
 from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
@@ -55,6 +56,7 @@ class Recovery:
         self._allocation = allocation
         self._mark = mark
         self._on_recalled = on_recalled
+        self._wanted = asyncio.Event()
 
     async def recall(self) -> bool:
         """Read what the kubelet remembers; False if it can't be read, which the log says."""
@@ -104,5 +106,22 @@ class Recovery:
             except PluginError as error:
                 log.warning("a device that the kubelet remembers can't be made again: %s", error)
 
+    def read_again(self) -> None:
+        """A connection to the kubelet began or ended: another plugin may have served a resource meanwhile."""
+        self._wanted.set()
+
+    async def keep_up(self) -> NoReturn:
+        """Read what the kubelet remembers whenever that is wanted; runs until it is cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self._read()
+            except KubeletError as error:
+                log.debug("the kubelet's memory can't be read again", extra={"reason": str(error)})
+            else:
+                self._on_recalled()
+            await asyncio.sleep(_PAUSE)
+
     async def _read(self) -> None:
-        self._advertising.held = await self._memory.remembered_devices()
+        self._advertising.remember(await self._memory.remembered_devices())

@@ -15,6 +15,12 @@ from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import MAX_SLOTS, NodeMark, SlotId
 
+_MAX_OTHERS = 2 << 20
+"""Bytes of a list that others' IDs may take; a kubelet takes 4 MiB, and as many slots as there can be of our
+own don't need the other half."""
+_LINE = 32
+"""Bytes that a line takes beside its ID, and a few more."""
+_NONE_HELD: Mapping[str, Collection[int]] = MappingProxyType({})
 _NONE: Mapping[str, int | None] = MappingProxyType({})
 
 
@@ -25,6 +31,8 @@ class OfferedSlot:
     id: str
     healthy: bool
     numa_node: int | None
+    other_numa_nodes: tuple[int, ...] = ()
+    """More of them; only what another plugin listed can have several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ def offer(
     *,
     node_name: str,
     listed: Iterable[str] = (),
-    held: Collection[str] = (),
+    held: Mapping[str, Collection[int]] = _NONE_HELD,
     pulled: Collection[str] = (),
     stuck: Collection[str] = (),
     adopted: Mapping[str, int | None] = _NONE,
@@ -54,9 +62,10 @@ def offer(
 
     Args:
         listed: the IDs that were advertised before, which stay.
-        held: the IDs of this resource that the kubelet has given to containers. Those that bear this
-            node's mark are the first to be Healthy: after a reboot their devices are gone, and only a
-            Healthy one is given back to its pod. All others are listed, and Unhealthy unless adopted.
+        held: the IDs of this resource that the kubelet has given to containers, with the NUMA nodes that it
+            knows of them. Those that bear this node's mark are the first to be Healthy: after a reboot
+            their devices are gone, and only a Healthy one is given back to its pod. All others are listed
+            whatever they look like, and Unhealthy unless adopted.
         pulled: the IDs whose device vanished under a running pod. They stay Unhealthy, whatever room
             there is: that is how the pod's status comes to show it.
         stuck: the IDs whose device exists and can't be had, since something holds it that no pod knows of.
@@ -90,20 +99,49 @@ def offer(
     every = healthy | existing | remembered | before
     ordered = sorted(every, key=lambda slot: (_order(slot.numa_node), slot.index))
     own_slots = (OfferedSlot(str(slot), slot in healthy, slot.numa_node) for slot in ordered)
-    known = {text for text in (*listed, *held) if slots.is_uuid(text) and not mark.is_ours(text)}
-    return Offer(resource.name, (*own_slots, *_others(capacity, adopted, known, stuck)))
+    before_others = {text for text in listed if not mark.is_ours(text)}
+    new_others = {text for text in held if not mark.is_ours(text)} - before_others
+    known = _that_fit((*sorted(before_others), *sorted(new_others)))
+    return Offer(resource.name, (*own_slots, *_others(capacity, adopted, known, held, stuck)))
 
 
 def _others(
-    capacity: Capacity, adopted: Mapping[str, int | None], known: Collection[str], stuck: Collection[str]
+    capacity: Capacity,
+    adopted: Mapping[str, int | None],
+    known: Collection[str],
+    held: Mapping[str, Collection[int]],
+    stuck: Collection[str],
 ) -> Iterator[OfferedSlot]:
-    """The slots of devices that others made, by ID: those that are adopted are offered, no others."""
+    """The slots of devices that others made, by ID: those that are adopted are offered, no others.
+
+    A kubelet that admits a pod again aligns it with the NUMA nodes of its devices. One that was listed
+    without them, beside slots that have them, is listed with all: else its pod could not be admitted.
+    """
     devices = capacity.snapshot.devices
+    everywhere = {parent.numa_node for parent in capacity.snapshot.parents if parent.numa_node is not None}
     for uuid in sorted({*known, *adopted}):
         there = uuid in adopted and uuid in devices and devices[uuid].group is not None
+        if uuid in adopted:
+            yield OfferedSlot(uuid, there and uuid not in stuck, adopted[uuid])
+            continue
         slot = slots.parse(uuid)
-        numa_node = slot.numa_node if slot is not None else adopted.get(uuid)
-        yield OfferedSlot(uuid, there and uuid not in stuck, numa_node)
+        own = {slot.numa_node} if slot is not None and slot.numa_node is not None else everywhere
+        numa_nodes = sorted(held.get(uuid) or own)
+        yield OfferedSlot(uuid, False, next(iter(numa_nodes), None), tuple(numa_nodes[1:]))
+
+
+def _that_fit(ids: Iterable[str]) -> list[str]:
+    """So many IDs of others that a list with them fits into a message."""
+    fit, room = [], _MAX_OTHERS
+    for text in ids:
+        try:
+            room -= len(text.encode()) + _LINE
+        except UnicodeEncodeError:
+            continue  # No plugin can have listed it.
+        if room < 0:
+            break
+        fit.append(text)
+    return fit
 
 
 def _slots(mark: NodeMark, ids: Iterable[str]) -> set[SlotId]:

@@ -23,6 +23,9 @@ from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.errors import KubeletError
 
 _GROUP = re.compile(r"\d{1,10}", re.ASCII)
+_NUMA_NODE = re.compile(r"\d{1,4}", re.ASCII)
+_NO_NODE = "-1"
+"""Under which a device is filed that has no NUMA node."""
 _MAX_BYTES = 64 << 20
 """A device takes some hundred bytes in it, and its container's answer a few thousand."""
 
@@ -36,6 +39,8 @@ class Holding:
     """The host paths of the device nodes that the container gets with it."""
     cdi_names: frozenset[str] = frozenset()
     """The CDI names that its nodes are looked up by, where it was allocated with CDI."""
+    numa_nodes: frozenset[int] = frozenset()
+    """The NUMA nodes that the device was listed with; none if it was listed without."""
 
     @property
     def first_group(self) -> int:
@@ -51,13 +56,27 @@ class Checkpoint:
     version: tuple[int, int, int]
     """Tells one writing of the file from another."""
     holdings: dict[str, tuple[Holding, ...]]
-    """What is remembered of each device that a container has."""
+    """What is remembered of each device ID that a container has, of whichever plugin it is."""
 
     @property
     def devices(self) -> dict[str, str]:
         """The resource that each device belongs to, in the order of their VFIO groups as far as known."""
         ordered = sorted(self.holdings.items(), key=lambda entry: (entry[1][0].first_group, entry[0]))
         return {uuid: holdings[0].resource for uuid, holdings in ordered}
+
+    @property
+    def named(self) -> dict[str, dict[str, frozenset[int]]]:
+        """The IDs of each resource, with their NUMA nodes. Two resources may have the same IDs."""
+        found: dict[str, dict[str, frozenset[int]]] = {}
+        for text, holdings in self.holdings.items():
+            for holding in holdings:
+                ids = found.setdefault(holding.resource, {})
+                ids[text] = ids.get(text, frozenset()) | holding.numa_nodes
+        return found
+
+
+NOTHING = Checkpoint((0, 0, 0), {})
+"""What a kubelet remembers that has never written a checkpoint."""
 
 
 def version(path: Path) -> tuple[int, int, int] | None:
@@ -106,25 +125,31 @@ def parse(content: bytes, path: Path) -> dict[str, tuple[Holding, ...]]:
             response = pb.ContainerAllocateResponse.FromString(encoded)
             paths = frozenset(node.host_path for node in response.devices)
             names = frozenset(device.name for device in response.cdi_devices)
-            holding = Holding(_text(entry.get("ResourceName", "")), paths, names)
-            for uuid in _ids(entry["DeviceIDs"]):
+            resource = _text(entry.get("ResourceName", ""))
+            for uuid, numa_nodes in _ids(entry["DeviceIDs"]).items():
+                holding = Holding(resource, paths, names, frozenset(numa_nodes))
                 found[uuid] = (*found.get(uuid, ()), holding)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DecodeError) as error:
         raise KubeletError(f"the kubelet's checkpoint {path} can't be understood: {error!r}") from error
     return found
 
 
-def _ids(by_node: Any) -> list[str]:
-    """An entry's device IDs: by NUMA node today, and a plain list before Kubernetes 1.20.
+def _ids(by_node: Any) -> dict[str, set[int]]:
+    """An entry's device IDs, with their NUMA nodes; a plain list before Kubernetes 1.20.
 
     Raises:
         TypeError: they are something else.
     """
-    groups = by_node.values() if isinstance(by_node, dict) else [by_node]
-    ids = [uuid for group in groups for uuid in _list(group)]
-    if not all(isinstance(uuid, str) for uuid in ids):
-        raise TypeError("a device ID that is no text")
-    return ids
+    groups = by_node if isinstance(by_node, dict) else {_NO_NODE: by_node}
+    found: dict[str, set[int]] = {}
+    for node, group in groups.items():
+        for uuid in _list(group):
+            if not isinstance(uuid, str):
+                raise TypeError("a device ID that is no text")
+            numa_nodes = found.setdefault(uuid, set())
+            if _NUMA_NODE.fullmatch(node):
+                numa_nodes.add(int(node))
+    return found
 
 
 def _text(value: Any) -> str:

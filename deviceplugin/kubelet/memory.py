@@ -12,6 +12,7 @@ from typing import Protocol
 
 from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet import checkpoint
+from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.podresources import Holder, list_holders
 
@@ -65,8 +66,8 @@ class KubeletMemory:
         """The holder of each device that the kubelet names; see ``podresources.list_holders``."""
         return await list_holders(self._paths.pod_resources)
 
-    async def devices_now(self) -> dict[str, str]:
-        """The resource of every device that the kubelet remembers, written after this call began.
+    async def devices_now(self) -> Checkpoint:
+        """What the kubelet remembers, written after this call began.
 
         Raises:
             KubeletError: no such checkpoint came, or it can't be understood.
@@ -75,7 +76,7 @@ class KubeletMemory:
         found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
         if found is None:
             raise KubeletError(f"the kubelet's checkpoint {self._paths.checkpoint} vanished")
-        return found.devices
+        return found
 
     async def _rewrite(self) -> None:
         """Have the kubelet write its checkpoint anew."""
@@ -95,10 +96,9 @@ class KubeletMemory:
                 f"within {REWRITE_DEADLINE:.0f} s of being sent a list"
             ) from error
 
-    async def remembered_devices(self) -> dict[str, str]:
-        """The resource of every device that the checkpoint names as it is; none if there is none."""
-        found = await asyncio.to_thread(checkpoint.read, self._paths.checkpoint)
-        return found.devices if found is not None else {}
+    async def remembered_devices(self) -> Checkpoint:
+        """What the checkpoint says as it is; nothing if there is none."""
+        return await asyncio.to_thread(checkpoint.read, self._paths.checkpoint) or checkpoint.NOTHING
 
     async def remembered_nodes(self, uuid: str) -> tuple[frozenset[str], ...]:
         """What each container that the kubelet remembers with this device gets: host paths, or CDI names.

@@ -60,7 +60,8 @@ def offered(offer: Offer) -> pb.ListAndWatchResponse:
 @lru_cache(1 << 13)
 def _device(slot: OfferedSlot) -> pb.Device:
     """A line of the list. Nothing changes it: appending it to a message makes a copy."""
-    numa = None if slot.numa_node is None else pb.TopologyInfo(nodes=[pb.NUMANode(ID=slot.numa_node)])
+    nodes = () if slot.numa_node is None else (slot.numa_node, *slot.other_numa_nodes)
+    numa = pb.TopologyInfo(nodes=[pb.NUMANode(ID=node) for node in nodes]) if nodes else None
     return pb.Device(ID=slot.id, health="Healthy" if slot.healthy else "Unhealthy", topology=numa)
 
 

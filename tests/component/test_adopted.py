@@ -177,6 +177,7 @@ async def test_a_device_that_is_adopted_no_more_goes_to_no_pod_but_the_one_that_
         f"discovery: {{include: []}}\nresources: [{{name: {SERIAL}, types: [mtty-1], max: 0}}]\n{TUNED}"
     )
     await world.start_agent()
+    await world.until(lambda: len(world.logged("registered", resource=SERIAL)) == 2)
     await ready(world, 1)
     await world.kubelet.restart_container(pod, "c")
     await world.kubelet.delete(pod)

@@ -66,7 +66,7 @@ def understood(content: bytes) -> None:
     # Whatever the kubelet claims to have given away, there is a list that it can be sent.
     sent: list[plugin_pb.ListAndWatchResponse] = []
     advertising = Advertising(Config(), node_name="n", publish=lambda offer: sent.append(offered(offer)))
-    advertising.held = devices
+    advertising.remember(found)
     advertising.update(Capacity(NODE), pulled=(), stuck=())
     assert sent
 

@@ -21,6 +21,7 @@ class Mutant:
 
 
 OTHER_NODES = "tests/component/test_other_nodes.py"
+FORMER_PLUGIN = "tests/component/test_former_plugin.py"
 RECLAIM = "tests/component/test_reclaim.py"
 HANDING_ON = "tests/component/test_handing_on.py"
 PRESTART = "tests/component/test_prestart.py"
@@ -88,6 +89,27 @@ MUTANTS = (
         "        if owner is Owner.OTHER_NODE:\n",
         "        if False:\n",
         (OTHER_NODES,),
+    ),
+    Mutant(
+        "lists only UUIDs of what the kubelet remembers of another plugin",
+        "deviceplugin/inventory/offer.py",
+        "    new_others = {text for text in held if not mark.is_ours(text)} - before_others\n",
+        "    new_others = {text for text in held if slots.is_uuid(text) and not mark.is_ours(text)}\n",
+        (FORMER_PLUGIN,),
+    ),
+    Mutant(
+        "lists another plugin's device without its NUMA node",
+        "deviceplugin/inventory/offer.py",
+        "        numa_nodes = sorted(held.get(uuid) or own)\n",
+        "        numa_nodes: list[int] = []\n",
+        (FORMER_PLUGIN,),
+    ),
+    Mutant(
+        "does not read again what the kubelet remembers when another plugin was there",
+        "deviceplugin/agent.py",
+        "        self._recovery.read_again()\n",
+        "",
+        (FORMER_PLUGIN,),
     ),
     Mutant(
         "tidies another node's CDI specifications",

@@ -10,6 +10,7 @@ from deviceplugin.inventory.offer import Offer
 from deviceplugin.inventory.resources import DEFAULT_CAP, Resource
 from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
+from deviceplugin.kubelet.checkpoint import Checkpoint, Holding
 from deviceplugin.settings import Config
 
 
@@ -53,7 +54,7 @@ def test_what_the_kubelet_remembers_of_an_earlier_agent_is_ours_to_serve(adverti
     advertising.update(node(2), pulled=(), stuck=())
     earlier = "6d646576-aa02-8002-8000-6fde7755db27"
     assert not advertising.was_offered("vfio.dev/passthrough", earlier)
-    advertising.held = {earlier: "vfio.dev/passthrough"}
+    advertising.remember(Checkpoint((0, 0, 0), {earlier: (Holding("vfio.dev/passthrough", frozenset()),)}))
     assert advertising.was_offered("vfio.dev/passthrough", earlier)
     assert not advertising.was_offered("vfio.dev/other", earlier)
 

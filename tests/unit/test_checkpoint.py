@@ -241,7 +241,7 @@ def kubelet(tmp_path: Path) -> Kubelet:
 async def test_the_devices_of_now_come_from_a_checkpoint_that_was_asked_for(kubelet: Kubelet) -> None:
     kubelet.write(written(entry([ONE])))
     line = Line(lambda: kubelet.write(written(entry([TWO]))))
-    assert await kubelet.memory(line).devices_now() == {TWO: RESOURCE}
+    assert (await kubelet.memory(line).devices_now()).devices == {TWO: RESOURCE}
     assert line.lists == 1
 
 
@@ -252,13 +252,13 @@ async def test_a_kubelet_that_had_no_checkpoint_yet_is_waited_for(kubelet: Kubel
         loop.call_soon(kubelet.write, written(entry([TWO])))
 
     line = Line(write_soon)
-    assert await kubelet.memory(line).devices_now() == {TWO: RESOURCE}
+    assert (await kubelet.memory(line).devices_now()).devices == {TWO: RESOURCE}
 
 
 async def test_the_list_is_resent_on_a_stream_that_is_up(kubelet: Kubelet) -> None:
     down = Line(connected=False)
     up = Line(lambda: kubelet.write(written()))
-    assert await kubelet.memory(down, up).devices_now() == {}
+    assert (await kubelet.memory(down, up).devices_now()).devices == {}
     assert (down.lists, up.lists) == (0, 1)
 
 
@@ -323,9 +323,9 @@ def test_an_agent_without_endpoints_has_no_calm_kubelet(kubelet: Kubelet) -> Non
 
 async def test_what_is_remembered_needs_no_stream(kubelet: Kubelet) -> None:
     asked = kubelet.memory()
-    assert await asked.remembered_devices() == {}
+    assert (await asked.remembered_devices()).devices == {}
     kubelet.write(written(entry([ONE], response("/dev/vfio/7"))))
-    assert await asked.remembered_devices() == {ONE: RESOURCE}
+    assert (await asked.remembered_devices()).devices == {ONE: RESOURCE}
     assert await asked.remembered_nodes(ONE) == (frozenset({"/dev/vfio/7"}),)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +33,7 @@ def offered(
     *parents: Parent,
     resource: Resource = SERIAL,
     listed: tuple[str, ...] = (),
-    held: tuple[str, ...] = (),
+    held: tuple[str, ...] | Mapping[str, Collection[int]] = (),
     pulled: tuple[str, ...] = (),
     stuck: tuple[str, ...] = (),
     adopted: Mapping[str, int | None] | None = None,
@@ -43,7 +43,7 @@ def offered(
         resource,
         node_name=NODE,
         listed=listed,
-        held=held,
+        held=dict.fromkeys(held, ()) if isinstance(held, tuple) else held,
         pulled=pulled,
         stuck=stuck,
         adopted=adopted or {},
@@ -95,9 +95,38 @@ def test_a_slot_that_the_kubelet_names_is_listed_though_there_is_no_room() -> No
 
 
 def test_slots_of_other_resources_and_nodes_are_not_listed() -> None:
-    foreign = (slot(0, resource="vfio.dev/other"), "00000000-0000-4000-8000-000000000000", "nonsense", "")
-    made = offered(parent(1, foreign[0], foreign[1]), listed=foreign[2:], held=foreign[2:])
+    foreign = (slot(0, resource="vfio.dev/other"), "00000000-0000-4000-8000-000000000000")
+    made = offered(parent(1, *foreign))
     assert [entry.id for entry in made.slots] == [slot(0)]
+
+
+def test_what_the_kubelet_remembers_of_another_plugin_is_listed_whatever_it_looks_like() -> None:
+    for other in ("42", "", "nonsense", "0" * 5000, "NVIDIA-GPU/über 1", THEIRS, THEIRS.upper()):
+        made = offered(parent(1), held=(other,))
+        assert {entry.id: entry.healthy for entry in made.slots} == {slot(0): True, other: False}
+        again = offered(parent(1), listed=(other,))
+        assert {entry.id: entry.healthy for entry in again.slots} == {slot(0): True, other: False}
+
+
+def test_another_plugins_device_keeps_the_numa_nodes_that_the_kubelet_knows() -> None:
+    held = {"41": frozenset({1}), "42": frozenset({1, 0}), "43": frozenset[int]()}
+    made = offered(parent(1, numa=0), parent(1, numa=2), held=held)
+    found = {slot.id: (slot.numa_node, *slot.other_numa_nodes) for slot in made.slots if not slot.healthy}
+    assert found == {"41": (1,), "42": (0, 1), "43": (0, 2)}, (
+        "without any, its pod could not be admitted again"
+    )
+    assert [slot.numa_node for slot in offered(parent(1), held={"43": ()}).slots] == [None, None]
+
+
+def test_others_ids_are_listed_as_far_as_they_fit_into_a_message() -> None:
+    large = tuple(f"{number:04}" + "x" * 9_996 for number in range(300))
+    made = offered(parent(1), held=("\ud800", *large))
+    listed = {entry.id for entry in made.slots} - {slot(0)}
+    assert listed == set(large[: len(listed)])
+    assert 1 << 20 < sum(map(len, listed)) < 2 << 20
+    # What was listed once stays, and nothing that comes later takes its place.
+    later = offered(parent(1), listed=tuple(listed), held=("0",))
+    assert listed <= {entry.id for entry in later.slots}
 
 
 THEIRS = "00000000-0000-4000-8000-000000000000"

@@ -12,6 +12,7 @@ import pytest
 from deviceplugin.errors import KubeletError
 from deviceplugin.host.node import Node
 from deviceplugin.inventory.slots import NodeMark, SlotId
+from deviceplugin.kubelet.checkpoint import Checkpoint, Holding
 from deviceplugin.ledger import Ledger
 from deviceplugin.pods import Pods
 from deviceplugin.reclaim import HeldBack, Reclaim
@@ -45,11 +46,12 @@ class Kubelet:
             raise answer
         return dict.fromkeys(answer, "default/pod")
 
-    async def devices_now(self) -> Mapping[str, str]:
+    async def devices_now(self) -> Checkpoint:
         self.asked.append("checkpoint")
         if isinstance(self.remembers, Exception):
             raise self.remembers
-        return dict.fromkeys(self.remembers, "vfio.dev/mtty-1")
+        holding = Holding("vfio.dev/mtty-1", frozenset())
+        return Checkpoint((0, 0, 0), dict.fromkeys(self.remembers, (holding,)))
 
 
 class Scene:

@@ -35,6 +35,8 @@ class Admission:
     ) -> None:
         self.memory: dict[tuple[str, str, str], Entry] = {}
         """By pod UID, container and resource."""
+        self.running: set[tuple[str, str]] = set()
+        """The containers that ran when this kubelet started, by pod UID and name: it leaves them alone."""
         self._plugins = plugins
         self._chooser = chooser
         self._checkpoint = checkpoint
@@ -46,6 +48,33 @@ class Admission:
     def restore(self, entries: Iterable[Entry]) -> None:
         """Know what the checkpoint tells."""
         self.memory = {(entry.pod_uid, entry.container, entry.resource): entry for entry in entries}
+
+    def align(self, pod: Pod) -> list[str]:
+        """Have the topology manager look at a pod again that has its devices already.
+
+        After ``topology_hints.go`` of v1.37: where any device of a resource is listed with NUMA nodes, each
+        that the pod has is looked up in the list, and a kubelet that does not find one dereferences nil.
+
+        Returns:
+            what a real kubelet would crash over.
+
+        Raises:
+            AdmissionError: the policy wants one NUMA node, and the pod's devices have none in common.
+        """
+        crashes = []
+        for container in pod.spec.in_order if self._chooser.topology != "none" else ():
+            for resource in container.requests:
+                had, listed = self._devices(pod, container, resource), self._plugins.listed(resource) or {}
+                if not had or not any(state.nodes for state in listed.values()):
+                    continue
+                if missing := sorted(set(had) - listed.keys()):
+                    crashes.append(f"{resource}: nil pointer dereference: {', '.join(missing)} is not listed")
+                    continue
+                common = set.intersection(*(set(listed[device].nodes) for device in had))
+                if not common and self._chooser.topology == "single-numa-node":
+                    text = "Resources cannot be allocated with Topology locality"
+                    raise AdmissionError(text, reason="TopologyAffinityError")
+        return crashes
 
     def purge(self) -> None:
         """Forget what pods held that are not active any more."""
@@ -84,6 +113,8 @@ class Admission:
         reusable: dict[str, set[str]] = {}
         async with self._one_pod:
             for container in pod.spec.in_order:
+                if (pod.uid, container.name) in self.running:
+                    continue
                 await self._allocate_container(pod, container, reusable)
                 for resource in container.requests:
                     taken = set(self._devices(pod, container, resource))

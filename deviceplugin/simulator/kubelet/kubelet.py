@@ -120,6 +120,7 @@ class SimulatedKubelet(Faults):
         self._plugins, self._admission = self._blank()
         entries, registered = await asyncio.to_thread(self._prepare)
         self._admission.restore(entries)
+        self._admission.running = {(pod.uid, name) for pod in self.pods for name in pod.started}
         for resource in registered:
             self._plugins.remember(resource)
         self.running = True
@@ -227,11 +228,18 @@ class SimulatedKubelet(Faults):
         return await self._admit(pod, reject=reject_after_allocate)
 
     async def readmit(self, pod: Pod) -> Pod:
-        """Admit a pod again after a reboot: without an Allocate, if its devices are remembered and healthy.
+        """Admit a pod again after a start: without an Allocate, if its devices are remembered.
+
+        Those of containers that don't run any more, after a reboot, have to be healthy as well.
 
         Raises:
             AdmissionError: the pod is Failed.
         """
+        try:
+            self.crashes += self._admission.align(pod)
+        except AdmissionError:
+            pod.phase = "Failed"
+            raise
         return await self._admit(pod, reject=False)
 
     async def start_containers(self, pod: Pod) -> dict[str, pb.ContainerAllocateResponse]:

@@ -95,7 +95,7 @@ class Chooser:
 
     def __init__(self, rng: random.Random, *, topology: Topology) -> None:
         self._rng = rng
-        self._topology = topology
+        self.topology = topology
 
     async def choose(
         self,
@@ -129,7 +129,7 @@ class Chooser:
             )
         aligned = self._aligned(count, chosen, free)
         nodes = {node for device in aligned for node in free[device]}
-        if self._topology == "single-numa-node" and len(nodes) > 1:
+        if self.topology == "single-numa-node" and len(nodes) > 1:
             raise TopologyError("Resources cannot be allocated with Topology locality")
         if missing < len(aligned):
             offer = aligned
@@ -147,7 +147,7 @@ class Chooser:
 
     def _aligned(self, count: int, chosen: set[str], free: Mapping[str, tuple[int, ...]]) -> set[str]:
         """The free devices on the fewest NUMA nodes that suffice; empty if NUMA plays no part."""
-        if self._topology == "none":
+        if self.topology == "none":
             return set()
         present = sorted({node for nodes in free.values() for node in nodes})
         for size in range(1, len(present) + 1):
