@@ -76,12 +76,25 @@ class Advertising:
             for name, ids in self._remembered.items()
         }
 
-    def update(self, capacity: Capacity, *, pulled: Collection[str], stuck: Collection[str]) -> None:
+    @property
+    def adopted(self) -> frozenset[str]:
+        """The devices of others that are to be offered."""
+        return frozenset(uuid for adopted in self._adopted.values() for uuid in adopted)
+
+    def update(
+        self,
+        capacity: Capacity,
+        *,
+        pulled: Collection[str],
+        stuck: Collection[str],
+        free: Collection[str] = (),
+    ) -> None:
         """Work out what every resource advertises now, and have it published.
 
         Args:
             pulled: the devices that vanished under their pods.
             stuck: the devices that something holds of which no pod knows.
+            free: the devices of others that were seen free.
         """
         if not self._looked:
             # Once: what comes later may make a sentence of now untrue, and what goes makes none true.
@@ -89,7 +102,7 @@ class Advertising:
             for sentence in unmatched(self._named, capacity.snapshot):
                 log.warning("%s", sentence)
         self.discover(capacity.snapshot)
-        self._adopt(capacity.snapshot)
+        self.adopt(capacity.snapshot)
         self._mention_other_nodes(capacity.snapshot)
         for resource in self._resources.values():
             listed = self._listed.setdefault(resource.name, set())
@@ -100,7 +113,9 @@ class Advertising:
                 listed=listed,
                 held=self._remembered.get(resource.name, {}),
                 pulled=listed.intersection(pulled),
-                stuck=listed.intersection(stuck).union(self._withdrawn(resource, capacity.snapshot)),
+                stuck=listed.intersection(stuck).union(
+                    self._withdrawn(resource, capacity.snapshot), self._not_free(resource, free)
+                ),
                 adopted=self._adopted.get(resource.name, {}),
             )
             listed.update(slot.id for slot in now.slots)
@@ -122,7 +137,7 @@ class Advertising:
         for problem in problems:
             self._say_once(problem, problem)
 
-    def _adopt(self, snapshot: Snapshot) -> None:
+    def adopt(self, snapshot: Snapshot) -> None:
         """Find what others made and is to be offered: each device by one resource, the first that takes it.
 
         What the kubelet gave to a pod goes on being offered by the resource that it was given for.
@@ -145,6 +160,14 @@ class Advertising:
                         "parent": device.parent,
                     },
                 )
+
+    def _not_free(self, resource: Resource, free: Collection[str]) -> set[str]:
+        """What the resource adopts and nobody has seen free yet; what a pod has goes on being its own."""
+        return {
+            uuid
+            for uuid in self._adopted.get(resource.name, ())
+            if uuid not in free and self.held.get(uuid) != resource.name
+        }
 
     def _withdrawn(self, resource: Resource, snapshot: Snapshot) -> set[str]:
         """What the resource would not adopt today, and no pod has: it is listed, and offered no more."""

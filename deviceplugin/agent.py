@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deviceplugin.adoption import Adoptable
 from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
 from deviceplugin.errors import PluginError
@@ -134,6 +135,16 @@ class Agent:
             mark=self._mark,
             on_recalled=lambda: self._advertise(self._node.snapshot),
         )
+        self._adoptable = Adoptable(
+            self._node,
+            self._ledger,
+            adopted=lambda: self._advertising.adopted,
+            held=lambda: self._advertising.held if self._recovery.has_read else None,
+            read_again=self._recovery.read_again,
+            grace=config.reclaim.grace,
+            interval=config.reclaim.interval,
+            on_change=lambda: self._advertise(self._node.snapshot),
+        )
 
     async def run(self, ended: asyncio.Event) -> None:
         """Do the agent's work until ``ended`` is set.
@@ -165,6 +176,10 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             if recalled:
                 await self._recover(tasks)
+            self._advertising.discover(self._node.snapshot)
+            self._advertising.adopt(self._node.snapshot)
+            looking = tasks.create_task(self._adoptable.look(), name="look at what others made")
+            await asyncio.wait({looking}, timeout=PATIENCE)
             self._tasks = tasks
             self._start(self._node.follow(), "follow the node")
             self._start(watch(self._paths, self._endpoints.values()), "watch the kubelet")
@@ -172,6 +187,7 @@ class Agent:
             self._start(self._recovery.keep_up(), "keep up with what the kubelet remembers")
             if self._specs is not None:
                 self._start(self._specs.run(), "tidy the CDI specifications")
+            self._start(self._adoptable.run(), "look at what others made")
             if self._config.reclaim.enabled:
                 self._start(self._reclaim.run(), "reclaim")
             if not recalled:
@@ -244,6 +260,7 @@ class Agent:
             self._advertise(self._node.snapshot)
 
     def _occupied(self, uuid: str) -> None:
+        self._adoptable.is_in_use(uuid)
         if self._config.reclaim.enabled:  # Nobody else would look whether it is free again.
             self._reclaim.found_occupied(uuid)
             self._reclaimed()
@@ -261,7 +278,10 @@ class Agent:
         if self._tasks is None:
             return
         capacity = Capacity(snapshot, self._knowledge, hung=self._allocation.hung)
-        self._advertising.update(capacity, pulled=self._ledger.pulled, stuck=self._stuck)
+        self._advertising.update(
+            capacity, pulled=self._ledger.pulled, stuck=self._stuck, free=self._adoptable.free
+        )
+        self._adoptable.look_soon()
         self.metrics.offers = {name: endpoint.offer for name, endpoint in self._endpoints.items()}
 
     def _publish(self, now: Offer) -> None:

@@ -57,6 +57,8 @@ class Recovery:
         self._mark = mark
         self._on_recalled = on_recalled
         self._wanted = asyncio.Event()
+        self.has_read = False
+        """Whether what the kubelet remembers could ever be read."""
 
     async def recall(self) -> bool:
         """Read what the kubelet remembers; False if it can't be read, which the log says."""
@@ -125,3 +127,4 @@ class Recovery:
 
     async def _read(self) -> None:
         self._advertising.remember(await self._memory.remembered_devices())
+        self.has_read = True

@@ -9,7 +9,7 @@ import pytest
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError
 from deviceplugin.simulator.node.vm import VirtualMachine, hold
 from tests.component.conftest import Begin
-from tests.component.world import TUNED, World, vfio
+from tests.component.world import NEVER, TUNED, World, vfio
 
 SERIAL = "example.com/serial"
 ONLY_ADOPTED = (
@@ -186,3 +186,51 @@ async def test_a_device_that_is_adopted_no_more_goes_to_no_pod_but_the_one_that_
     await ready(world, 0)
     assert device in world.kubelet.devices(SERIAL)
     assert device in world.devices
+
+
+async def offered_but(world: World, number: int, *in_use: str) -> None:
+    """Wait until so many are offered; those in use are listed, and were Healthy in no list."""
+    await ready(world, number)
+    assert not {uuid for uuid in in_use if world.kubelet.devices(SERIAL).get(uuid, (False, None))[0]}
+
+
+@pytest.mark.parametrize("reclaim", [TUNED, NEVER])
+async def test_what_is_in_use_already_costs_no_pod_and_is_offered_once_it_is_free(
+    begin: Begin, reclaim: str
+) -> None:
+    world = await begin(
+        config=ONLY_ADOPTED.replace(TUNED, reclaim.replace("}", ", interval: 1s, grace: 1s}"))
+        if reclaim == NEVER
+        else ONLY_ADOPTED,
+        agent=False,
+    )
+    early = [made_by_hand(world) for _ in range(3)]
+    with world.vm(early[0]), world.vm(early[1]):
+        await world.start_agent()
+        await offered_but(world, 1, *early[:2])
+        with pytest.raises(AdmissionError, match="Available: 1"):
+            await world.run_pod({SERIAL: 2}, name="two")
+        pod = await world.run_pod({SERIAL: 1}, name="one")
+        assert world.ids(pod) == {early[2]}
+        assert not world.logged("request refused")
+        assert len(world.logged("device of somebody else's is not offered yet", device=early[0])) == 1
+        # Of those that come later, too, none is offered that is in use.
+        group = world.devices[early[2]].group
+        with world.vm(made_by_hand(world)):
+            assert group is not None
+        await ready(world, 2)
+    await ready(world, 4)
+
+
+async def test_the_device_of_a_pod_is_not_looked_at(begin: Begin) -> None:
+    world = await begin(config=ONLY_ADOPTED)
+    device = made_by_hand(world)
+    await ready(world, 1)
+    pod = await world.run_pod({SERIAL: 1})
+    with world.vm(device):
+        await world.stop_agent()
+        await world.start_agent()
+        await world.until(lambda: len(world.logged("registered", resource=SERIAL)) == 2)
+        await ready(world, 1)
+        assert not world.logged("device of somebody else's is not offered yet")
+    await world.kubelet.restart_container(pod, "c")

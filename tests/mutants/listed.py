@@ -112,6 +112,20 @@ MUTANTS = (
         (FORMER_PLUGIN,),
     ),
     Mutant(
+        "offers an adopted device that nobody has seen free",
+        "deviceplugin/advertising.py",
+        "            if uuid not in free and self.held.get(uuid) != resource.name\n",
+        "            if False\n",
+        (ADOPTED,),
+    ),
+    Mutant(
+        "looks at an adopted device that a pod has",
+        "deviceplugin/adoption.py",
+        "set(self._adopted()).difference(held)\n",
+        "set(self._adopted())\n",
+        (ADOPTED,),
+    ),
+    Mutant(
         "tidies another node's CDI specifications",
         "deviceplugin/host/cdi.py",
         "        return self._mark.owner(uuid) is Owner.OTHER_NODE\n",
