@@ -90,6 +90,7 @@ class Agent:
             on_fault=self._faulty,
             on_scan=self.metrics.scan_seconds.observe,
             on_settled=self._settled,
+            on_deaf=lambda _: self.metrics.event_failures.inc(),
         )
         self._memory = KubeletMemory(kubelet, self._endpoints, clock)
         files = SpecFiles(cdi or kernel.paths.cdi, self._mark)

@@ -26,6 +26,7 @@ class Uevent:
     """The device's path below the root of sysfs, with a leading slash."""
     subsystem: str
     properties: Mapping[str, str] = field(default_factory=dict)
+    """What else it says; left empty where it concerns neither a mediated device nor a parent."""
 
 
 class UeventsLost(Exception):
@@ -40,10 +41,11 @@ class UeventSource(Protocol):
         ...
 
     def receive(self) -> list[Uevent]:
-        """The events that are waiting, oldest first, without blocking.
+        """The events that are waiting, oldest first, without blocking; more may be left for the next call.
 
         Raises:
             UeventsLost: some events are gone for good.
+            OSError: the source is of no use any more.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 Events drive it. An event about a device leads to another look at its card, since the types of a card
 draw on the same capacity; an event about a parent, and lost events, lead to a look at everything. A
-slow sweep behind catches what no event tells.
+slow sweep behind catches what no event tells; while events can't be had, a faster one stands in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import NoReturn
 
 from deviceplugin.errors import HostError
 from deviceplugin.host import mdev, vfio
-from deviceplugin.host.kernel import Kernel, UeventsLost
+from deviceplugin.host.kernel import Kernel, Uevent
+from deviceplugin.host.listening import Listening
 from deviceplugin.host.threads import in_thread
 from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
@@ -38,6 +39,8 @@ _SCANNERS = 16
 """So many cards are read at a time."""
 SWEEP = 60.0
 """Seconds between looks at everything that no event asks for."""
+DEAF_SWEEP = 5.0
+"""The same while the kernel's events can't be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Node:
         on_fault: called for each fault when it is first seen.
         on_scan: called with the seconds that it took to read a card.
         on_settled: called with the cards of which two looks in succession showed the same.
+        on_deaf: called with the exception each time that the kernel's events can't be had any more.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Node:
         on_fault: Callable[[mdev.Fault], None] = lambda _fault: None,
         on_scan: Callable[[float], None] = lambda _seconds: None,
         on_settled: Callable[[Sequence[Card]], None] = lambda _cards: None,
+        on_deaf: Callable[[Exception], None] = lambda _error: None,
     ) -> None:
         self.kernel = kernel
         self.snapshot = Snapshot()
@@ -89,6 +94,7 @@ class Node:
         self.on_fault = on_fault
         self.on_scan = on_scan
         self.on_settled = on_settled
+        self.on_deaf = on_deaf
         self._looks_begun = itertools.count(1)
         self._seen: dict[str, int] = {}
         self._seen_all = 0
@@ -233,44 +239,30 @@ class Node:
     # --- following ---------------------------------------------------------------------------------
 
     async def follow(self) -> NoReturn:
-        """Keep the snapshot current; runs until it is cancelled.
-
-        Raises:
-            OSError: events can't be had.
-        """
-        loop = asyncio.get_running_loop()
-        source = self.kernel.uevents()
-        broken: asyncio.Future[None] = loop.create_future()
-
-        def receive() -> None:
+        """Keep the snapshot current; runs until it is cancelled."""
+        listening = Listening(
+            self.kernel.uevents,
+            on_event=self._hear,
+            on_missed=self.look_again,
+            on_failure=self.on_deaf,
+        )
+        clock = asyncio.get_running_loop().time
+        async with asyncio.TaskGroup() as looking:
+            self._looking = looking
             try:
-                for event in source.receive():
-                    self._heed(event.subsystem, event.devpath, "MDEV_STATE" in event.properties)
-            except UeventsLost:
-                log.info("the kernel dropped events, looking at everything again")
-                self.look_again()
-            except OSError as error:
-                loop.remove_reader(source.fileno())
-                if not broken.done():
-                    broken.set_exception(error)
-
-        try:
-            async with asyncio.TaskGroup() as looking:
-                self._looking = looking
-                loop.add_reader(source.fileno(), receive)
-                try:
-                    while True:
-                        # First of all for what happened before the listening began.
+                looking.create_task(listening.run(), name="listen to the kernel")
+                swept = clock()
+                while True:
+                    await asyncio.sleep(min(SWEEP, DEAF_SWEEP))
+                    if not listening.hears or clock() - swept >= SWEEP:
+                        swept = clock()
                         self.look_again()
-                        await asyncio.wait({broken}, timeout=SWEEP)
-                        if broken.done():
-                            broken.result()
-                finally:
-                    # From here on the group takes no more looks.
-                    self._looking = None
-                    loop.remove_reader(source.fileno())
-        finally:
-            source.close()
+            finally:
+                # From here on the group takes no more looks.
+                self._looking = None
+
+    def _hear(self, event: Uevent) -> None:
+        self._heed(event.subsystem, event.devpath, "MDEV_STATE" in event.properties)
 
     def _heed(self, subsystem: str, devpath: str, parent_moved: bool) -> None:
         if parent_moved:

@@ -6,6 +6,8 @@ Source ``kernel`` and not ``udev``: only the kernel's own messages reach the net
 from __future__ import annotations
 
 import errno
+import os
+import socket
 
 import pyudev
 
@@ -13,6 +15,10 @@ from deviceplugin.host.kernel import Uevent, UeventsLost
 
 _RECEIVE_BUFFER = 16 << 20
 """Bytes; a card with all its functions registers in one burst of events."""
+_AT_ONCE = 256
+"""Events that are read in one go: in a flood others have to have their turn, too."""
+_OURS = ("mdev", "vfio", "vfio-dev")
+"""The subsystems whose events say something of devices."""
 
 
 class NetlinkUevents:
@@ -32,27 +38,37 @@ class NetlinkUevents:
         return int(self._monitor.fileno())
 
     def receive(self) -> list[Uevent]:
-        events = []
+        events: list[Uevent] = []
         try:
-            while (device := self._monitor.poll(timeout=0)) is not None:
-                properties = dict(device.properties)
-                events.append(
-                    Uevent(
-                        action=device.action or "",
-                        devpath=device.device_path,
-                        subsystem=properties.get("SUBSYSTEM", ""),
-                        properties=properties,
-                    )
-                )
+            while len(events) < _AT_ONCE and (device := self._monitor.poll(timeout=0)) is not None:
+                events.append(_event(device))
         except UnicodeDecodeError as error:
             # Any device of the node may have such a name; this event and those read with it are gone.
             raise UeventsLost from error
         except OSError as error:
-            if error.errno == errno.ENOBUFS:
+            # When the buffer is full, pyudev's error bears no errno: the socket itself has it.
+            if errno.ENOBUFS in (error.errno, self._pending_error()):
                 raise UeventsLost from error
             raise
         return events
 
+    def _pending_error(self) -> int:
+        with socket.socket(fileno=os.dup(self.fileno())) as duplicate:
+            return duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
     def close(self) -> None:
         # pyudev closes the socket with the monitor's last reference.
         del self._monitor
+
+
+def _event(device: pyudev.Device) -> Uevent:
+    """An event in our words. Reading all that it says costs most, so it is done where it matters."""
+    properties = device.properties
+    subsystem = properties.get("SUBSYSTEM") or ""
+    concerns_us = subsystem in _OURS or properties.get("MDEV_STATE") is not None
+    return Uevent(
+        action=device.action or "",
+        devpath=device.device_path,
+        subsystem=subsystem,
+        properties=dict(properties) if concerns_us else {},
+    )

@@ -74,6 +74,9 @@ class Metrics:
         )
         self.scan_seconds = self._histogram("scan", "Time to read the types and devices of one card.")
         self.faults = self._counter("faults", "Things in sysfs that had to be left out.", "kind")
+        self.event_failures = self._counter(
+            "event_source_failures", "Times that the kernel's events could not be followed any further."
+        )
         for counter in (self.reclaims, self.registrations, self.predictions):
             for each in RESULTS:
                 counter.labels(result=each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -128,8 +128,24 @@ class Device:
         return self._raw.get(b"DEVPATH", b"").decode()
 
     @property
-    def properties(self) -> Iterator[tuple[str, str]]:
-        return ((key.decode(), value.decode()) for key, value in self._raw.items())
+    def properties(self) -> Properties:
+        return Properties(self._raw)
+
+
+class Properties(Mapping[str, str]):
+    """What an event says, decoded key by key."""
+
+    def __init__(self, raw: dict[bytes, bytes]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, key: str) -> str:
+        return self._raw[key.encode()].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (key.decode() for key in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
 
 
 class Monitor:

@@ -42,6 +42,20 @@ POOLS = "tests/unit/test_pools.py"
 MUTANTS = (
     # --- a device in use must never be removed ---
     Mutant(
+        "after a failure of the events nobody looks at what they did not tell",
+        "deviceplugin/host/listening.py",
+        "                pause = FIRST_PAUSE\n            self._on_missed()\n",
+        "                pause = FIRST_PAUSE\n",
+        ("tests/unit/test_listening.py",),
+    ),
+    Mutant(
+        "without events the node is looked at as seldom as with them",
+        "deviceplugin/host/node.py",
+        "if not listening.hears or clock() - swept >= SWEEP:",
+        "if clock() - swept >= SWEEP:",
+        ("tests/unit/test_node.py",),
+    ),
+    Mutant(
         "removes without a claim",
         "deviceplugin/host/vfio.py",
         "        with claim(kernel, uuid):\n            if not still_wanted():",

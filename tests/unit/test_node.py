@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import uuid
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 from deviceplugin.errors import DeviceBusy, HostError
-from deviceplugin.host import mdev
+from deviceplugin.host import listening, mdev
 from deviceplugin.host import node as module
+from deviceplugin.host.kernel import UeventSource
 from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
 from deviceplugin.host.threads import in_thread
@@ -110,6 +112,24 @@ async def test_lost_events_lead_to_a_look_at_everything(
             await in_thread(lambda: mdev.create(watched.kernel, "mtty", "mtty-1", UUID), name="create")
             watched.kernel.lose_events()
             await watched.until(lambda: UUID in watched.node.snapshot.devices)
+
+
+async def test_while_no_events_can_be_had_sweeps_are_faster(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> UeventSource:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(module, "DEAF_SWEEP", 0.2)
+    monkeypatch.setattr(listening, "FIRST_PAUSE", PATIENCE * 10)
+    monkeypatch.setattr(watched.kernel, "uevents", refuse)
+    deaf: list[Exception] = []
+    monkeypatch.setattr(watched.node, "on_deaf", deaf.append)
+    async with watched.followed():
+        await watched.calm()
+        mdev.create(watched.kernel, "mtty", "mtty-1", UUID)
+        await watched.until(lambda: UUID in watched.node.snapshot.devices)
+        assert len(deaf) == 1
 
 
 async def test_what_no_event_tells_shows_after_a_sweep(
