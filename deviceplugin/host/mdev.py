@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -167,30 +167,39 @@ class _Reader:
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
+        self._texts: dict[str, dict[str, ParentType]] = {}
 
     def fault(self, kind: FaultKind, path: str, reason: str) -> None:
         self.faults.append(Fault(kind, path, reason))
 
     def parent(self, link: str, address: str, known: Parent | None) -> Parent:
         path = os.path.realpath(link)
-        names = _device_names(path)
+        card = known.card if known is not None else _target_or(f"{path}/physfn", address)
+        # The functions of a card are alike: what one type says of itself is read of the first of them.
+        earlier = (
+            {entry.id: entry for entry in known.types} if known is not None else self._texts.get(card, {})
+        )
         told = len(self.faults)
+        before = _devices(path, address)
         for _ in range(_TRIES):
             del self.faults[told:]  # What an earlier try complained of is looked at again.
-            types = self.types(path, known)
-            devices = [device for name in names if (device := _device(f"{path}/{name}", name, address))]
-            before, names = names, _device_names(path)
-            if len(devices) == len(before) and before == names:
+            types = self.types(path, earlier)
+            seen, before = before, _devices(path, address)
+            if seen == before and None not in seen:
                 break
             # A device is coming or going: counts and devices are not of the same moment.
             time.sleep(_MOMENT)
+        # Only what was there before and after the counts were read is surely counted in them.
+        devices = [device for device in before if device is not None and device in seen]
+        if card != address:
+            self._texts.setdefault(card, {}).update({entry.id: entry for entry in types})
         if known is not None:
             return Parent(
                 address, known.card, known.driver, known.numa_node, known.pci, tuple(types), tuple(devices)
             )
         return Parent(
             address=address,
-            card=_target_or(f"{path}/physfn", address),
+            card=card,
             driver=_target_or(f"{path}/driver", _target_or(f"{path}/subsystem", "")),
             numa_node=_numa_node(path),
             pci=_pci(path),
@@ -198,9 +207,8 @@ class _Reader:
             devices=tuple(devices),
         )
 
-    def types(self, path: str, known: Parent | None) -> list[ParentType]:
+    def types(self, path: str, earlier: Mapping[str, ParentType]) -> list[ParentType]:
         root = f"{path}/mdev_supported_types"
-        earlier = {entry.id: entry for entry in known.types} if known is not None else {}
         found = (
             self.type(f"{root}/{type_id}", type_id, earlier.get(type_id))
             for type_id in sorted(os.listdir(root))
@@ -260,8 +268,10 @@ def _addresses(paths: HostPaths) -> list[str]:
         raise HostError(f"{paths.parents} can't be read: {in_words(error)}") from error
 
 
-def _device_names(path: str) -> list[str]:
-    return sorted(name for name in os.listdir(path) if slots.is_uuid(name))
+def _devices(path: str, parent: str) -> list[Device | None]:
+    """The devices of a parent; None for each that is coming or going."""
+    names = sorted(name for name in os.listdir(path) if slots.is_uuid(name))
+    return [_device(f"{path}/{name}", name, parent) for name in names]
 
 
 def _device(path: str, uuid: str, parent: str) -> Device | None:

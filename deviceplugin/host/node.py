@@ -12,8 +12,8 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import NoReturn
 
@@ -21,9 +21,10 @@ from deviceplugin.errors import HostError
 from deviceplugin.host import mdev, vfio
 from deviceplugin.host.kernel import Kernel, Uevent
 from deviceplugin.host.listening import Listening
+from deviceplugin.host.reading import CardReader, Seen
 from deviceplugin.host.threads import in_thread
 from deviceplugin.inventory.cards import Card
-from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
+from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -33,24 +34,12 @@ CONFIRM = 0.04
 """Seconds to a second look: some events are sent before the driver has done its part."""
 REMOVE_DEADLINE = 10.0
 """Seconds that are waited for a driver to remove a device."""
-SCAN_DEADLINE = 2.0
-"""Seconds that are waited for a card's files to be read."""
-_SCANNERS = 16
-"""So many cards are read at a time."""
+PROMPT = 0.25
+"""Seconds after which a look at everything takes over what it has seen; slower cards come later."""
 SWEEP = 60.0
 """Seconds between looks at everything that no event asks for."""
 DEAF_SWEEP = 5.0
 """The same while the kernel's events can't be had."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a look saw of a card."""
-
-    began: int
-    """The number of the look, in the order in which they began."""
-    card: str
-    parents: tuple[Parent, ...]
 
 
 class _Look:
@@ -91,16 +80,17 @@ class Node:
         self.kernel = kernel
         self.snapshot = Snapshot()
         self.on_change = on_change
-        self.on_fault = on_fault
-        self.on_scan = on_scan
         self.on_settled = on_settled
         self.on_deaf = on_deaf
-        self._looks_begun = itertools.count(1)
+        self._reader = CardReader(
+            kernel.paths,
+            on_late=lambda seen: self._see([seen]),
+            on_again=self.look_again,
+            on_scan=on_scan,
+            on_fault=on_fault,
+        )
         self._seen: dict[str, int] = {}
-        self._seen_all = 0
-        self._stuck: dict[str, asyncio.Task[mdev.Scan]] = {}
-        self._scanners = asyncio.Semaphore(_SCANNERS)
-        self._faults: set[mdev.Fault] = set()
+        self._made: dict[str, tuple[int, Device]] = {}
         self._looks: dict[str | None, _Look] = {}
         self._looking: asyncio.TaskGroup | None = None
 
@@ -112,66 +102,69 @@ class Node:
         Raises:
             HostError: sysfs can't be read; the snapshot stays as it was.
         """
-        began = next(self._looks_begun)
+        began = self._reader.next_number()
         cards = await in_thread(lambda: mdev.cards(self.kernel.paths), name="list cards")
         gone = (self.snapshot.cards.keys() | self._seen.keys()) - cards.keys()
-        found = await asyncio.gather(*(self._look_at(card, parents) for card, parents in cards.items()))
-        self._see([_Seen(began, card, ()) for card in gone] + [seen for seen in found if seen is not None])
-        self._seen_all = max(self._seen_all, began)
+        for card in cards:
+            self._seen.setdefault(card, 0)
+        looks = {asyncio.create_task(self._reader.read(card, found)) for card, found in cards.items()}
+        try:
+            done, slower = await asyncio.wait(looks, timeout=PROMPT) if looks else (set(), set())
+            self._see([Seen(began, card, ()) for card in gone] + _results(done))
+            if slower:
+                done, _ = await asyncio.wait(slower)
+                self._see(_results(done))
+        finally:
+            for look in looks:
+                look.cancel()
 
     async def refresh(self, card: str) -> None:
         """Look at one card."""
         known = self.snapshot
-        seen = await self._look_at(
-            card, [parent.address for parent in known.cards.get(card, ())], known=known
-        )
+        addresses = [parent.address for parent in known.cards.get(card, ())]
+        seen = await self._reader.read(card, addresses, known=known)
         self._see([seen] if seen is not None else [])
 
-    async def _look_at(
-        self, card: str, addresses: Sequence[str], *, known: Snapshot | None = None
-    ) -> _Seen | None:
-        """What a card is like now; None if it does not answer."""
-        if card in self._stuck:
-            return None  # Its driver still blocks an earlier look; there is another when that ends.
-        began = next(self._looks_begun)
-        loop = asyncio.get_running_loop()
-        async with self._scanners:
-            started = loop.time()
-            look = asyncio.create_task(
-                in_thread(lambda: mdev.scan(self.kernel.paths, addresses, known=known), name=f"scan {card}")
-            )
-            await asyncio.wait({look}, timeout=SCAN_DEADLINE)
-        if not look.done():
-            if card not in self._stuck:
-                self._stuck[card] = look
-                log.warning("a card does not answer; it stays as it was known", extra={"card": card})
-                look.add_done_callback(lambda _: self._answered(card))
-            return None
-        result = look.result()
-        self.on_scan(loop.time() - started)
-        self._report(result.faults, addresses, texts=known is None)
-        return _Seen(began, card, result.snapshot.parents)
-
-    def _answered(self, card: str) -> None:
-        if self._stuck.pop(card, None) is None:
-            return
-        log.info("a card answers again", extra={"card": card})
-        self.look_again()
-
-    def _see(self, looks: Iterable[_Seen]) -> None:
+    def _see(self, looks: Iterable[Seen]) -> None:
         """Take over what looks saw, unless one that began later has been there."""
         known = dict(self.snapshot.cards)
         settled = []
         for look in looks:
-            if self._seen.get(look.card, self._seen_all) < look.began:
+            if self._seen.get(look.card, 0) < look.began:
                 self._seen[look.card] = look.began
                 if look.parents and known.get(look.card) == look.parents:
                     settled.append(Card(look.card, look.parents))
-                known[look.card] = look.parents
-        every = sorted(itertools.chain(*known.values()), key=lambda parent: parent.address)
-        self._store(Snapshot(tuple(every)))
+                known[look.card] = self._with_made(look)
+        self._take_over(known)
         if settled:
             self.on_settled(settled)
+
+    def _with_made(self, look: Seen) -> tuple[Parent, ...]:
+        """What a look saw, with the devices that were made since it began."""
+        parents = look.parents
+        for uuid, (number, device) in tuple(self._made.items()):
+            if device.parent not in {parent.address for parent in parents}:
+                continue
+            if number < look.began:
+                del self._made[uuid]
+            else:
+                parents = _with_device(parents, device)
+        return parents
+
+    def _note(self, device: Device) -> None:
+        """A device was made on a card whose next look may take long: it is known and counted until then."""
+        parent = self.snapshot.by_address.get(device.parent)
+        if parent is not None and self._reader.is_slow(parent.card):
+            self._made[device.uuid] = (self._reader.next_number(), device)
+            card = self.snapshot.cards[parent.card]
+            self._take_over(self.snapshot.cards | {parent.card: _with_device(card, device)})
+
+    def _take_over(self, cards: Mapping[str, tuple[Parent, ...]]) -> None:
+        every = sorted(itertools.chain(*cards.values()), key=lambda parent: parent.address)
+        snapshot = Snapshot(tuple(every))
+        if snapshot != self.snapshot:
+            before, self.snapshot = self.snapshot, snapshot
+            self.on_change(before, snapshot)
 
     def look_again(self, *cards: str) -> None:
         """Ask for another look at some cards, or at everything if none is named, soon.
@@ -204,9 +197,11 @@ class Node:
 
     async def create(self, parent: str, type_id: str, uuid: str) -> Device:
         """Make a device; see ``mdev.create``."""
-        return await in_thread(
+        device = await in_thread(
             lambda: mdev.create(self.kernel, parent, type_id, uuid), name=f"create on {parent}"
         )
+        self._note(device)
+        return device
 
     async def write_attribute(self, uuid: str, attribute: str, value: str) -> str | None:
         """Set an attribute of a device and read it back; see ``mdev.write_attribute``."""
@@ -230,6 +225,7 @@ class Node:
             ) from error
         finally:
             given_up.set()
+            self._made.pop(uuid, None)
             self.look_again_around(device.parent if device is not None else "")
 
     async def is_held(self, uuid: str) -> bool:
@@ -288,21 +284,29 @@ class Node:
         except HostError as error:
             log.warning("the node could not be looked at", extra={"reason": str(error)})
 
-    def _store(self, snapshot: Snapshot) -> None:
-        if snapshot != self.snapshot:
-            before, self.snapshot = self.snapshot, snapshot
-            self.on_change(before, snapshot)
 
-    def _report(self, faults: Iterable[mdev.Fault], addresses: Iterable[str], *, texts: bool) -> None:
-        """Tell of new faults once; forget those that are no more, of what was read."""
-        now = set(faults)
-        looked_at = tuple(f"/{address}/" for address in addresses)
-        kept = {
-            fault
-            for fault in self._faults
-            if not any(f"{address}" in f"{fault.path}/" for address in looked_at)
-            or not (texts or fault.path.endswith("/available_instances"))
-        }
-        for fault in sorted(now - self._faults, key=str):
-            self.on_fault(fault)
-        self._faults = kept | now
+def _results(looks: Iterable[asyncio.Task[Seen | None]]) -> list[Seen]:
+    """What finished looks saw.
+
+    Raises:
+        HostError: sysfs can't be read.
+    """
+    return [seen for look in looks if (seen := look.result()) is not None]
+
+
+def _with_device(parents: tuple[Parent, ...], device: Device) -> tuple[Parent, ...]:
+    """A card's parents with one more device, and with no more room than that surely leaves."""
+
+    def taken(parent: Parent, entry: ParentType) -> ParentType:
+        if parent.address != parent.card:
+            return replace(entry, available=0)  # A function carries one device.
+        return replace(entry, available=max(0, entry.available - (entry.id == device.type)))
+
+    def carrying(parent: Parent) -> Parent:
+        if parent.address != device.parent or any(one.uuid == device.uuid for one in parent.devices):
+            return parent
+        devices = sorted((*parent.devices, device), key=lambda one: one.uuid)
+        types = tuple(taken(parent, entry) for entry in parent.types)
+        return replace(parent, types=types, devices=tuple(devices))
+
+    return tuple(map(carrying, parents))

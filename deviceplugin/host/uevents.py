@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 
 import pyudev
 
@@ -15,8 +16,10 @@ from deviceplugin.host.kernel import Uevent, UeventsLost
 
 _RECEIVE_BUFFER = 16 << 20
 """Bytes; a card with all its functions registers in one burst of events."""
-_AT_ONCE = 256
-"""Events that are read in one go: in a flood others have to have their turn, too."""
+_AT_ONCE = 0.005
+"""Seconds that are read in one go: in a flood others have to have their turn, too."""
+_BACKLOG = 4096
+"""Events that are read without the queue being empty once; with more, a look at everything is quicker."""
 _OURS = ("mdev", "vfio", "vfio-dev")
 """The subsystems whose events say something of devices."""
 
@@ -33,15 +36,19 @@ class NetlinkUevents:
             if error.errno not in (errno.EPERM, errno.EACCES):
                 raise
         self._monitor.start()
+        self._read_in_a_row = 0
 
     def fileno(self) -> int:
         return int(self._monitor.fileno())
 
     def receive(self) -> list[Uevent]:
         events: list[Uevent] = []
+        until = time.monotonic() + _AT_ONCE
         try:
-            while len(events) < _AT_ONCE and (device := self._monitor.poll(timeout=0)) is not None:
+            while (device := self._monitor.poll(timeout=0)) is not None:
                 events.append(_event(device))
+                if time.monotonic() > until:
+                    break
         except UnicodeDecodeError as error:
             # Any device of the node may have such a name; this event and those read with it are gone.
             raise UeventsLost from error
@@ -50,6 +57,9 @@ class NetlinkUevents:
             if errno.ENOBUFS in (error.errno, self._pending_error()):
                 raise UeventsLost from error
             raise
+        self._read_in_a_row = self._read_in_a_row + len(events) if device is not None else 0
+        if self._read_in_a_row > _BACKLOG:
+            raise UeventsLost
         return events
 
     def _pending_error(self) -> int:

@@ -165,6 +165,7 @@ keys = st.sampled_from([b"ACTION", b"DEVPATH", b"SUBSYSTEM", b"MDEV_STATE", b"NA
 def test_bytes_that_are_no_text_are_events_that_were_lost(raw: list[dict[bytes, bytes]]) -> None:
     source = NetlinkUevents.__new__(NetlinkUevents)
     source._monitor = Monitor([Device(each) for each in raw])
+    source._read_in_a_row = 0
     try:
         events = source.receive()
     except UeventsLost:

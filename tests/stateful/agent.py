@@ -30,6 +30,7 @@ import deviceplugin.agent
 import deviceplugin.allocation
 import deviceplugin.config
 import deviceplugin.host.node
+import deviceplugin.host.reading
 import deviceplugin.kubelet.memory
 import deviceplugin.kubelet.podresources
 import deviceplugin.kubelet.registration
@@ -51,7 +52,7 @@ QUICK: tuple[tuple[Any, str, float], ...] = (
     (deviceplugin.allocation, "DEADLINE", 1.5),
     (deviceplugin.allocation, "START_DEADLINE", 3.0),
     (deviceplugin.host.node, "REMOVE_DEADLINE", 2.0),
-    (deviceplugin.host.node, "SCAN_DEADLINE", 1.0),
+    (deviceplugin.host.reading, "SCAN_DEADLINE", 1.0),
     (deviceplugin.kubelet.memory, "REWRITE_DEADLINE", 0.5),
     (deviceplugin.kubelet.podresources, "LIST_DEADLINE", 0.5),
     (deviceplugin.kubelet.registration, "REGISTER_DEADLINE", 3.0),

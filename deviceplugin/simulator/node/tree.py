@@ -127,6 +127,9 @@ class Tree:
             for directory in going:
                 (directory / "mdev_type").unlink(missing_ok=True)
             self._recount(card, old, new)
+            for address in card.parents:
+                if address in old.away and address not in new.away:
+                    self._show(card, address)
             for directory in going:
                 self._drop(directory.name, directory)
             for uuid, device in after.items():
@@ -161,6 +164,9 @@ class Tree:
             self._names(card, state)
             for (address, type_id), content in self._counts(card, state).items():
                 self._count(card, address, type_id, content)
+            for address in card.parents:
+                if address not in state.away:
+                    self._show(card, address)
             for device in state.on(card.parents):
                 self._device(card, device)
 
@@ -185,9 +191,9 @@ class Tree:
     def _parent(self, card: Card, address: str, state: State) -> None:
         """What makes a function a parent, or nothing of it if it unregistered."""
         here = self.directory(address, card)
-        types, link = here / "mdev_supported_types", self.paths.parent(address)
+        types = here / "mdev_supported_types"
         if address in state.away:
-            link.unlink(missing_ok=True)
+            self.paths.parent(address).unlink(missing_ok=True)
             if state.away[address] == "gone":
                 self._files.discard(types)
             return
@@ -197,7 +203,10 @@ class Tree:
             for kind in card.model.offered.values():
                 self._type(f"{aside}/{kind.id}", card, kind)
             aside.rename(types)
-        self._files.link(link, here)
+
+    def _show(self, card: Card, address: str) -> None:
+        """Have a parent seen, whose files are all there by then, as in the kernel."""
+        self._files.link(self.paths.parent(address), self.directory(address, card))
 
     def _type(self, here: str, card: Card, kind: TypeDescription) -> None:
         Path(here, "devices").mkdir(parents=True)
@@ -211,7 +220,7 @@ class Tree:
             if address in state.away:
                 continue
             for kind in card.model.offered.values():
-                path = self.paths.type(address, kind.id) / "name"
+                path = self.directory(address, card) / "mdev_supported_types" / kind.id / "name"
                 if kind.name is None or state.fault("no-name", parent=address, type_id=kind.id):
                     path.unlink(missing_ok=True)
                 elif not path.exists():
