@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from deviceplugin.errors import HostError
 from deviceplugin.host.paths import HostPaths
 
 
@@ -71,6 +73,7 @@ class Kernel(Protocol):
 
         Raises:
             OSError: EBUSY while somebody else has it, ENOENT where there is none.
+            HostError: what is there is not the group.
         """
         ...
 
@@ -102,8 +105,35 @@ class LinuxKernel:
             os.close(fd)
 
     def open_group(self, group: int) -> int:
-        # Not by way of a link: opening something else would prove nothing.
-        return os.open(self.paths.group(group), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Looked at before it is opened: opening something else would prove nothing, and might do something.
+        path = self.paths.group(group)
+        there = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self._prove_group(group, os.fstat(there))
+            return os.open(f"/proc/self/fd/{there}", os.O_RDWR | os.O_CLOEXEC)
+        finally:
+            os.close(there)
+
+    def _prove_group(self, group: int, found: os.stat_result) -> None:
+        """Make sure that a file is the device that sysfs names for a group.
+
+        Raises:
+            HostError: it is not.
+        """
+        path, names = self.paths.group(group), self.paths.group_number(group)
+        try:
+            expected = names.read_text("ascii").strip()
+        except (OSError, ValueError) as error:
+            raise HostError(
+                f"{path} can't be proved to be the VFIO group {group}, since {names} can't be read: {error}"
+            ) from error
+        number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        if not stat.S_ISCHR(found.st_mode) or number != expected:
+            what = f"the character device {number}" if stat.S_ISCHR(found.st_mode) else "no character device"
+            raise HostError(
+                f"{path} is {what} and not {expected}, which sysfs names for the VFIO group {group}; "
+                "so opening it would prove nothing"
+            )
 
     def uevents(self) -> UeventSource:
         # Imported here, since only a real node needs libudev.

@@ -65,3 +65,7 @@ class HostPaths:
     def group(self, group: int) -> Path:
         """The device node of a VFIO group."""
         return self.vfio / str(group)
+
+    def group_number(self, group: int) -> Path:
+        """The file with the device number of a VFIO group's device node, as in ``511:7``."""
+        return self.sysfs / "class/vfio" / str(group) / "dev"

@@ -42,6 +42,34 @@ POOLS = "tests/unit/test_pools.py"
 MUTANTS = (
     # --- a device in use must never be removed ---
     Mutant(
+        "what was read of a slow card is thrown away",
+        "deviceplugin/host/reading.py",
+        "            self._on_late(seen)\n",
+        "            pass\n",
+        ("tests/unit/test_node.py",),
+    ),
+    Mutant(
+        "a slow card is read again while it is still being read",
+        "deviceplugin/host/reading.py",
+        "            self._late[card].again = True\n            return None\n",
+        "            self._late[card].again = True\n",
+        ("tests/unit/test_node.py",),
+    ),
+    Mutant(
+        "a device that is finished while its count is read is counted twice",
+        "deviceplugin/host/mdev.py",
+        "            if seen == before and None not in seen:\n                break\n",
+        "            seen = before\n            if None not in seen:\n                break\n",
+        ("tests/unit/test_mdev_scan.py",),
+    ),
+    Mutant(
+        "any device passes for a VFIO group",
+        "deviceplugin/host/kernel.py",
+        "if not stat.S_ISCHR(found.st_mode) or number != expected:",
+        "if not stat.S_ISCHR(found.st_mode):",
+        ("tests/unit/test_vfio.py",),
+    ),
+    Mutant(
         "after a failure of the events nobody looks at what they did not tell",
         "deviceplugin/host/listening.py",
         "                pause = FIRST_PAUSE\n            self._on_missed()\n",

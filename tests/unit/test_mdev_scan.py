@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -487,3 +488,90 @@ def test_a_device_that_goes_while_its_link_is_followed_is_not_there(
 
     monkeypatch.setattr(os.path, "realpath", vanished)
     assert mdev.find(sysfs.paths, UUID) is None
+
+
+# Counts and devices of one moment.
+
+
+class Amid:
+    """Something that happens on the node while a count is being read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *happens: Callable[[], None]) -> None:
+        self._read = mdev._read
+        self._happens = list(happens)
+        monkeypatch.setattr(mdev, "_read", self)
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def __call__(self, path: str) -> bytes:
+        content = self._read(path)
+        if path.endswith("available_instances") and self._happens:
+            self._happens.pop(0)()
+        return content
+
+
+def total(sysfs: Sysfs) -> int:
+    """How many devices of the type a look shows: those there are, and those that could be made."""
+    (parent,) = mdev.scan(sysfs.paths).snapshot.parents
+    return len(parent.devices) + parent.types[0].available
+
+
+def test_a_device_that_is_finished_while_its_count_is_read_is_not_counted_twice(
+    sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = sysfs.parent()
+    kind = sysfs.type(parent, count=b"4\n")
+    (parent / UUID).mkdir()  # The kernel shows a directory before the driver counts the device.
+
+    def finish() -> None:
+        (parent / UUID).rmdir()
+        (kind / "available_instances").write_bytes(b"3\n")
+        sysfs.device(parent)
+
+    Amid(monkeypatch, finish)
+    assert total(sysfs) == 4
+
+
+def test_devices_that_come_and_go_all_the_time_are_never_counted_twice(
+    sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = sysfs.parent()
+    kind = sysfs.type(parent, count=b"4\n")
+
+    def come() -> None:
+        sysfs.device(parent)
+        (kind / "available_instances").write_bytes(b"3\n")
+
+    def go() -> None:
+        shutil.rmtree(parent / UUID)
+        (sysfs.paths.devices / UUID).unlink()
+        (kind / "available_instances").write_bytes(b"4\n")
+
+    for first, second in ((come, go), (go, come)):
+        with monkeypatch.context() as patch:
+            Amid(patch, *[first, second] * 10)
+            assert total(sysfs) <= 4
+        if second is go:
+            come()
+
+
+# Functions of one card.
+
+
+def test_what_a_type_says_of_itself_is_read_of_one_function_of_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = SimulatedKernel.build(tmp_path / "node", load("nvidia-a2"))
+    read: list[str] = []
+    real = mdev._read
+
+    def noting(path: str) -> bytes:
+        read.append(path.rpartition("/")[2])
+        return real(path)
+
+    monkeypatch.setattr(mdev, "_read", noting)
+    found = mdev.scan(kernel.paths).snapshot
+    assert (read.count("available_instances"), read.count("description")) == (16 * 15, 15)
+    assert {parent.types[0].description for parent in found.parents} == {
+        found.parents[0].types[0].description
+    }
+    assert found.parents[0].types[0].description

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from deviceplugin.errors import DeviceBusy, HostError
-from deviceplugin.host import listening, mdev
+from deviceplugin.host import listening, mdev, reading
 from deviceplugin.host import node as module
 from deviceplugin.host.kernel import UeventSource
 from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
+from deviceplugin.host.paths import HostPaths
 from deviceplugin.host.threads import in_thread
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.simulator.node.description import load
@@ -288,6 +289,111 @@ async def test_an_older_look_at_everything_does_not_bring_a_parent_back(
     gate.set()
     await old
     assert "mtty" not in watched.node.snapshot.by_address
+
+
+# Cards that take their time.
+
+
+class Slow:
+    """A card whose looks wait at a gate; the others are as quick as ever."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+        self._scan = mdev.scan
+        self._address = address
+        self.gate = threading.Event()
+        self.looks = 0
+        monkeypatch.setattr(mdev, "scan", self)
+        monkeypatch.setattr(reading, "SCAN_DEADLINE", 0.05)
+        monkeypatch.setattr(module, "PROMPT", 0.02)
+
+    def __call__(self, paths: HostPaths, addresses: Iterable[str], **named: Any) -> mdev.Scan:
+        seen = self._scan(paths, addresses, **named)
+        if self._address in addresses:
+            self.looks += 1
+            assert self.gate.wait(2 * PATIENCE)
+        return seen
+
+
+@pytest.fixture
+async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slow]:
+    slow = Slow(monkeypatch, "mtty")
+    yield slow
+    slow.gate.set()
+
+
+async def test_what_was_read_of_a_slow_card_is_used_and_nobody_waits_for_it(
+    watched: Watched, slow: Slow
+) -> None:
+    await watched.node.rescan()
+    assert list(watched.node.snapshot.by_address) == ["mbochs", "mdpy"]
+    for _ in range(3):
+        await watched.node.rescan()
+    assert slow.looks == 1  # One at a time, and no queue behind it.
+    slow.gate.set()
+    await watched.until(lambda: watched.available("mtty-1") == 24)
+
+
+async def test_a_later_look_at_everything_does_not_void_one_that_still_goes_on(
+    watched: Watched, slow: Slow
+) -> None:
+    await watched.node.rescan()
+    mdev.create(watched.kernel, "mdpy", "mdpy-vga", UUID)
+    await watched.node.rescan()
+    slow.gate.set()
+    await watched.until(lambda: "mtty" in watched.node.snapshot.by_address)
+    assert UUID in watched.node.snapshot.devices
+
+
+async def test_a_slow_card_is_looked_at_again_when_that_was_asked_for_meanwhile(
+    watched: Watched, slow: Slow
+) -> None:
+    async with watched.followed():
+        await watched.calm()
+        assert slow.looks == 1
+        mdev.create(watched.kernel, "mtty", "mtty-1", UUID)
+        slow.gate.set()
+        await watched.until(lambda: UUID in watched.node.snapshot.devices)
+        assert watched.available("mtty-1") == 23
+
+
+async def test_a_slow_card_that_left_does_not_come_back(watched: Watched, slow: Slow) -> None:
+    await watched.node.rescan()
+    watched.kernel.unregister("mtty")
+    await watched.node.rescan()
+    slow.gate.set()
+    await watched.node.rescan()
+    assert "mtty" not in watched.node.snapshot.by_address
+
+
+async def test_a_device_made_on_a_slow_card_is_known_and_counted_at_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await watched.node.rescan()
+    slow = Slow(monkeypatch, "mtty")
+    await watched.node.refresh("mtty")
+    await watched.node.create("mtty", "mtty-1", UUID)
+    assert UUID in watched.node.snapshot.devices
+    assert watched.available("mtty-1") == 23
+    slow.gate.set()  # That look began before the device was made.
+    async with asyncio.timeout(PATIENCE):
+        while watched.node._reader._late:  # noqa: ASYNC110 - nothing tells of a look that saw nothing new
+            await asyncio.sleep(0.01)
+    assert UUID in watched.node.snapshot.devices
+    assert watched.available("mtty-1") == 23
+    await watched.node.refresh("mtty")
+    await watched.until(lambda: watched.available("mtty-2") == 11)
+    assert not watched.node._made
+
+
+async def test_what_can_not_be_read_once_is_no_fault_yet(watched: Watched) -> None:
+    await watched.node.rescan()
+    types = watched.kernel.paths.parents / "mtty" / "mdev_supported_types"
+    real = types.resolve()
+    real.rename(real.with_name("aside"))  # As in the moment in which a parent leaves.
+    await watched.node.rescan()
+    assert watched.faults == []
+    await watched.node.rescan()
+    assert [fault.kind for fault in watched.faults] == [mdev.FaultKind.UNREADABLE]
 
 
 # Doing.

@@ -40,13 +40,57 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_a_link_in_the_place_of_a_group_proves_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def paths(tmp_path: Path) -> HostPaths:
+    """A node whose sysfs says that VFIO group 7 is the character device 1:3."""
     paths = HostPaths(tmp_path)
     paths.vfio.mkdir(parents=True)
-    (tmp_path / "something").write_text("")
-    paths.group(1).symlink_to(tmp_path / "something")
-    with pytest.raises(OSError, match=r"symbolic links"):
-        LinuxKernel(paths).open_group(1)
+    paths.group_number(7).parent.mkdir(parents=True)
+    paths.group_number(7).write_text("1:3\n")
+    return paths
+
+
+@pytest.mark.parametrize("what", ["link", "file", "pipe", "directory"])
+def test_what_is_no_device_proves_nothing_of_a_group_and_is_not_opened(paths: HostPaths, what: str) -> None:
+    node = paths.group(7)
+    match what:
+        case "link":
+            node.symlink_to("/dev/null")  # It leads to that very device.
+        case "file":
+            node.write_text("")
+        case "pipe":
+            os.mkfifo(node)
+        case _:
+            node.mkdir()
+    before = open_descriptors()
+    with pytest.raises(HostError, match=r"is no character device and not 1:3, .* would prove nothing"):
+        LinuxKernel(paths).open_group(7)
+    assert open_descriptors() == before
+
+
+def test_another_device_proves_nothing_of_a_group(paths: HostPaths) -> None:
+    LinuxKernel(paths)._prove_group(7, Path("/dev/null").stat())
+    with pytest.raises(HostError, match=r"is the character device 1:5 and not 1:3, which sysfs names"):
+        LinuxKernel(paths)._prove_group(7, Path("/dev/zero").stat())
+
+
+def test_without_a_number_in_sysfs_nothing_is_proved(paths: HostPaths) -> None:
+    paths.group_number(7).unlink()
+    with pytest.raises(HostError, match=r"can't be proved to be the VFIO group 7"):
+        LinuxKernel(paths)._prove_group(7, Path("/dev/null").stat())
+
+
+@pytest.mark.usefixtures("group")
+def test_a_device_whose_group_is_something_else_is_left_alone(
+    kernel: SimulatedKernel, paths: HostPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths.group(7).write_text("")
+    monkeypatch.setattr(kernel, "open_group", lambda _: LinuxKernel(paths).open_group(7))
+    with pytest.raises(HostError, match="would prove nothing"):
+        vfio.remove_unused(kernel, UUID)
+    with pytest.raises(HostError, match="would prove nothing"):
+        vfio.is_held(kernel, UUID)
+    assert exists(kernel)
 
 
 def test_a_device_that_nobody_uses_is_removed(kernel: SimulatedKernel, group: int) -> None:
