@@ -13,7 +13,7 @@ import pytest
 from deviceplugin.simulator.kubelet.checkpointfile import Damage
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError, ContainerSpec, PodSpec
 from tests.component.conftest import Begin
-from tests.component.world import NEVER, World, allocate_request, slot, vfio
+from tests.component.world import NEVER, NODE_NAME, World, allocate_request, slot, vfio
 
 QUICK = "reclaim: {grace: 500ms, interval: 100ms}"
 """For what has to be waited out: a device that is kept is kept for several rounds."""
@@ -220,24 +220,27 @@ async def test_foreign_devices_stay_for_ever(begin: Begin) -> None:
         "6d646576-0000-4000-8000-000000000000",  # the mark, but version 4
         "6d646576-0000-8000-c000-000000000000",  # the mark, but another variant
         "6d646577-0000-8000-8000-000000000000",
+        slot("other.example/thing", node_name="elsewhere"),  # another node's, or of another name of this one
     ]
     for device in near_miss:
         world.create("mtty", "mtty-1", device)
-    world.create("mtty", "mtty-1", ours := slot("other.example/thing", node_name="elsewhere"))
+    world.create("mtty", "mtty-1", ours := slot("other.example/thing"))
     await world.start_agent()
     await world.says("device removed", device=ours)
     await rounds_without_candidates(world)
     assert set(world.devices) == set(near_miss)
-    await world.offers(mtty_1=20)
+    await world.offers(mtty_1=19)
 
 
-async def rounds_without_candidates(world: World) -> None:
+async def rounds_without_candidates(world: World, *, node_name: str = NODE_NAME) -> None:
     """Wait for a later removal: rounds that find nothing to do ask nobody."""
-    world.create("mtty", "mtty-1", marker := slot("other.example/marker"))
+    world.create("mtty", "mtty-1", marker := slot("other.example/marker", node_name=node_name))
     await world.says("device removed", device=marker)
 
 
-async def test_devices_of_another_configuration_and_another_name_are_taken_back(begin: Begin) -> None:
+async def test_devices_of_another_configuration_are_taken_back_and_those_of_another_name_stay(
+    begin: Begin,
+) -> None:
     world = await begin(config=f"resources: [{{name: example.com/old, types: [mdpy-hd]}}]\n{QUICK}")
     await world.kubelet.wait_for(lambda: world.kubelet.allocatable("example.com/old") == 4)
     orphan = await world.run_pod({"example.com/old": 1}, name="orphan")
@@ -245,7 +248,12 @@ async def test_devices_of_another_configuration_and_another_name_are_taken_back(
     await world.stop_agent()
     await world.kubelet.force_delete(orphan)
     world.configure(f"discovery: {{exclude: [mdpy-hd]}}\n{QUICK}")
+    everything = set(world.devices)
     await world.start_agent(node_name="renamed")
+    await rounds_without_candidates(world, node_name="renamed")
+    assert set(world.devices) == everything
+    await world.stop_agent()
+    await world.start_agent()
     await world.until(lambda: world.devices.keys() == world.ids(kept))
     await rounds(world, 3)
     assert set(world.devices) == world.ids(kept)
