@@ -17,6 +17,7 @@ from deviceplugin.inventory.resources import Resource, taker
 from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.inventory.unmatched import unmatched
+from deviceplugin.inventory.variables import clash
 from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.settings import Config
 
@@ -124,11 +125,18 @@ class Advertising:
             self._publish(now)
 
     def discover(self, snapshot: Snapshot) -> None:
-        """Learn which resources the node's types make up."""
+        """Learn which resources the node's types make up.
+
+        Of two whose variables are the same, the one that was there first stays; at first that is the one
+        that the kubelet remembers.
+        """
         discovered, problems = self._discovery.discover(snapshot)
-        for resource in discovered:
+        remembered = set(self.held.values())
+        for resource in sorted(discovered, key=lambda each: each.name not in remembered):
             known = self._resources.get(resource.name)
-            if known is None:
+            if known is None and (problem := clash(resource.name, self._resources)):
+                self._say_once(f"clash of {resource.name}", f"{resource.name} is not offered: {problem}")
+            elif known is None:
                 self._resources[resource.name] = resource
             elif known.exact:
                 # A type that comes later joins those of its name; one that left may come back.

@@ -16,6 +16,7 @@ from deviceplugin.configform import ATTRIBUTE, KERNELS_OWN, AdoptSection, Config
 from deviceplugin.errors import ConfigError
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.resources import Adoption, Discovery, Placement, Resource, name_problem
+from deviceplugin.inventory.variables import clash
 from deviceplugin.settings import Config, ReclaimSettings
 from deviceplugin.yamlfile import Steps, read_yaml
 
@@ -68,11 +69,13 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
     """What the form alone does not forbid: where, and what is wrong there."""
     if problem := name_problem(f"{file.discovery.domain}/type"):
         yield ("discovery", "domain"), problem
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
     for position, section in enumerate(file.resources):
         if section.name in seen:
             yield ("resources", position, "name"), f"the resource {section.name!r} is there twice"
-        seen.add(section.name)
+        elif problem := clash(section.name, seen):
+            yield ("resources", position, "name"), problem
+        seen[section.name] = None
         for where, problem in _resource_problems(section):
             yield ("resources", position, *where), problem
     for key, text, least in (

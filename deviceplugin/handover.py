@@ -1,19 +1,17 @@
 """What a container gets of its devices: environment, annotations, and device nodes or their CDI names.
 
-``MDEV_PCI_RESOURCE_<RESOURCE>`` is KubeVirt's variable, by its rule: the resource's name in upper case
-with ``/`` and ``.`` turned into ``_``, and ``-`` kept. The others are ours and can be read by a shell.
-With CDI the container runtime looks a device's nodes up by its name when it makes the container, in the
-specification that is written for it.
+``inventory.variables`` says what the variables are called. With CDI the container runtime looks a device's
+nodes up by its name when it makes the container, in the specification that is written for it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from deviceplugin.host.paths import SYSFS_DEVICES, HostPaths
+from deviceplugin.inventory import variables
 from deviceplugin.inventory.snapshot import Device
 
 VFIO_CONTAINER = "/dev/vfio/vfio"
@@ -51,15 +49,14 @@ def hand_over(paths: HostPaths, resource: str, devices: Sequence[Device], *, cdi
     Args:
         cdi: name the devices, whose specifications are written, instead of their nodes.
     """
-    prefix = f"MDEV_{re.sub('[^A-Z0-9]', '_', resource.upper())}"
     uuids = [device.uuid for device in devices]
     groups = sorted({device.group for device in devices if device.group is not None})
     return Handover(
         environment={
-            f"MDEV_PCI_RESOURCE_{resource.upper().replace('/', '_').replace('.', '_')}": ",".join(uuids),
-            f"{prefix}_UUIDS": ",".join(uuids),
-            f"{prefix}_TYPES": ",".join(device.type for device in devices),
-            f"{prefix}_SYSFSDEVS": ",".join(f"{SYSFS_DEVICES}/{uuid}" for uuid in uuids),
+            variables.kubevirt(resource): ",".join(uuids),
+            variables.uuids(resource): ",".join(uuids),
+            variables.types(resource): ",".join(device.type for device in devices),
+            variables.sysfs_devices(resource): ",".join(f"{SYSFS_DEVICES}/{uuid}" for uuid in uuids),
         },
         nodes=() if cdi else _nodes(paths, groups),
         annotations={

@@ -33,7 +33,8 @@ class Specs:
         self._node = node
         self._ledger = ledger
         self._wanted = asyncio.Event()
-        self._told = ""
+        self._said: dict[str, str] = {}
+        """What was said of each device whose specification stays, and under "" of the directory."""
 
     async def write(self, device: Device) -> None:
         """Have the device's file say what it is now; whoever calls this holds the device's lock.
@@ -61,22 +62,33 @@ class Specs:
             pause = SWEEP if await self.tidy() else _AGAIN
 
     async def tidy(self) -> bool:
-        """Remove the files of devices that are no more; False if somebody is busy with one of them."""
+        """Remove the files of devices that are no more; False if somebody is busy with one of them.
+
+        One that can't be removed keeps no other from being removed, and is said once.
+        """
         try:
             found = await in_thread(self._files.uuids, name="list specifications")
-            stale = sorted(uuid for uuid in found if not self._node.has(uuid))
-            return all([await self._remove(uuid) for uuid in stale])
         except HostError as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                log.warning("a CDI specification stays for now: %s", error)
+            self._say_once("", "CDI specifications stay for now: %s", error)
             return True
+        stale = sorted(uuid for uuid in found if not self._node.has(uuid))
+        self._said = {uuid: said for uuid, said in self._said.items() if uuid in stale}
+        return all([await self._remove(uuid) for uuid in stale])
 
     async def _remove(self, uuid: str) -> bool:
         if self._ledger.is_busy(uuid):
             return False
         async with self._ledger.lock(uuid):
             if not self._node.has(uuid):
-                await in_thread(lambda: self._files.remove(uuid), name=f"remove specification {uuid}")
-                log.debug("CDI specification removed", extra={"device": uuid})
+                try:
+                    await in_thread(lambda: self._files.remove(uuid), name=f"remove specification {uuid}")
+                except HostError as error:
+                    self._say_once(uuid, "a CDI specification stays for now: %s", error)
+                else:
+                    log.debug("CDI specification removed", extra={"device": uuid})
         return True
+
+    def _say_once(self, about: str, sentence: str, error: HostError) -> None:
+        if self._said.get(about) != str(error):
+            self._said[about] = str(error)
+            log.warning(sentence, error)

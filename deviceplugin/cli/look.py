@@ -8,6 +8,7 @@ from deviceplugin.host import mdev
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.inventory.variables import clash
 from deviceplugin.settings import Config
 
 NO_BUS = (
@@ -50,11 +51,15 @@ def look(kernel: Kernel, config: Config) -> Look:
 
 
 def resources_of(snapshot: Snapshot, config: Config) -> tuple[dict[str, Resource], tuple[str, ...]]:
-    """The resources of a node by name, the configured ones first, and a sentence for each type that can't be
-    one.
+    """The resources of a node by name, the configured ones first, and a sentence for each type or discovered
+    resource that can't be one.
     """
     resources = {resource.name: resource for resource in config.resources}
     discovered, problems = config.discovery.discover(snapshot)
+    clashes = []
     for resource in discovered:
-        resources.setdefault(resource.name, resource)
-    return resources, problems
+        if problem := clash(resource.name, resources):
+            clashes.append(f"{resource.name} is not offered: {problem}")
+        else:
+            resources.setdefault(resource.name, resource)
+    return resources, (*problems, *clashes)

@@ -69,17 +69,19 @@ class SpecFiles:
         """Remove all that is there of a device, which may be nothing.
 
         Raises:
-            HostError: something of it stays.
+            HostError: something of it stays; what can go has gone.
         """
+        stays: HostError | None = None
         for path, owner in self._ours():
             if owner != uuid:
                 continue
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise HostError(
-                    f"the CDI specification {path} can't be removed: {in_words(error)}"
-                ) from error
+                stays = HostError(f"the CDI specification {path} can't be removed: {in_words(error)}")
+                stays.__cause__ = error
+        if stays is not None:
+            raise stays
 
     def uuids(self) -> frozenset[str]:
         """The devices of which there is something.
@@ -91,13 +93,15 @@ class SpecFiles:
 
     def _ours(self) -> Iterator[tuple[Path, str]]:
         try:
-            names = sorted(path.name for path in self.directory.iterdir())
+            # Not all names at once: there may be a million, of others.
+            with os.scandir(self.directory) as entries:
+                names = sorted(entry.name for entry in entries if entry.name.startswith(_PREFIX))
         except FileNotFoundError:
             return
         except OSError as error:
             raise HostError(f"the directory {self.directory} can't be read: {in_words(error)}") from error
         for name in names:
-            if name.startswith(_PREFIX) and name.endswith((_SUFFIX, _ASIDE)):
+            if name.endswith((_SUFFIX, _ASIDE)):
                 stem = _PREFIX + name.removeprefix(_PREFIX).partition(".")[0]
                 uuid = stem.removeprefix(_PREFIX).removeprefix(_ADOPTED)
                 if slots.is_uuid(uuid) and stem == _stem(uuid) and not self._is_another_nodes(uuid):

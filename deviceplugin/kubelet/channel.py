@@ -11,8 +11,8 @@ import grpc.aio
 
 from deviceplugin.errors import KubeletError
 
-_MAX_MESSAGE = 64 << 20
-"""Bytes; a List of a full node is larger than gRPC's default of 4 MiB."""
+_MAX_MESSAGE = 16 << 20
+"""Bytes, which is what the kubelet's own clients take; a List of a full node is larger than gRPC's 4 MiB."""
 
 
 @asynccontextmanager

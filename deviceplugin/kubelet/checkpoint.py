@@ -8,15 +8,13 @@ be verified from outside; the file is replaced as a whole, so it is never half w
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from google.protobuf.message import DecodeError
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
@@ -26,8 +24,36 @@ _GROUP = re.compile(r"\d{1,10}", re.ASCII)
 _NUMA_NODE = re.compile(r"\d{1,4}", re.ASCII)
 _NO_NODE = "-1"
 """Under which a device is filed that has no NUMA node."""
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 16 << 20
 """A device takes some hundred bytes in it, and its container's answer a few thousand."""
+_MAX_DEVICES = 100_000
+"""Bounds, with the bytes, what reading it takes: 100 MiB."""
+
+
+class _Data(msgspec.Struct):
+    PodDeviceEntries: list[msgspec.Raw] | None
+    """Go writes an empty list as null. Each is read by itself, so that not all are in memory at once."""
+
+
+class _File(msgspec.Struct):
+    Data: _Data
+
+
+class _Entry(msgspec.Struct):
+    DeviceIDs: dict[str, list[str] | None] | list[str] | None
+    """By NUMA node today, and a plain list before Kubernetes 1.20."""
+    ResourceName: str = ""
+    AllocResp: bytes | None = None
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Its device IDs by NUMA node."""
+        by_node = self.DeviceIDs if isinstance(self.DeviceIDs, dict) else {_NO_NODE: self.DeviceIDs}
+        return {node: group or [] for node, group in by_node.items()}
+
+
+_FILE = msgspec.json.Decoder(_File)
+_ENTRY = msgspec.json.Decoder(_Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +125,18 @@ def read(path: Path) -> Checkpoint | None:
         # The kubelet makes a file and renames it. Whatever else has the name is not its own.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123  # by descriptor
             status = os.fstat(file.fileno())
-            content = file.read(_MAX_BYTES + 1) if stat.S_ISREG(status.st_mode) else None
+            if not stat.S_ISREG(status.st_mode):
+                raise KubeletError(f"the kubelet's checkpoint {path} is not a file")
+            content = file.read(_MAX_BYTES + 1) if status.st_size <= _MAX_BYTES else None
     except FileNotFoundError:
         return None
     except OSError as error:
         raise KubeletError(f"the kubelet's checkpoint {path} can't be read: {error}") from error
-    if content is None:
-        raise KubeletError(f"the kubelet's checkpoint {path} is not a file")
-    if len(content) > _MAX_BYTES:
-        raise KubeletError(f"the kubelet's checkpoint {path} is larger than {_MAX_BYTES >> 20} MiB")
+    if content is None or len(content) > _MAX_BYTES:
+        raise KubeletError(
+            f"the kubelet's checkpoint {path} is larger than {_MAX_BYTES >> 20} MiB, which is more than is "
+            "read of it; devices that exist are kept"
+        )
     return Checkpoint(_version(status), parse(content, path))
 
 
@@ -115,56 +144,37 @@ def parse(content: bytes, path: Path) -> dict[str, tuple[Holding, ...]]:
     """What a checkpoint says of each device that it names.
 
     Raises:
-        KubeletError: it can't be understood.
+        KubeletError: it can't be understood, or names more devices than a node has.
     """
     found: dict[str, tuple[Holding, ...]] = {}
+    same: dict[Holding, Holding] = {}
     try:
-        for entry in _list(json.loads(content)["Data"]["PodDeviceEntries"]):
-            answer = entry.get("AllocResp")
-            encoded = b"" if answer is None else base64.b64decode(answer)
-            response = pb.ContainerAllocateResponse.FromString(encoded)
+        for raw in _FILE.decode(content).Data.PodDeviceEntries or ():
+            entry = _ENTRY.decode(raw)
+            response = pb.ContainerAllocateResponse.FromString(entry.AllocResp or b"")
             paths = frozenset(node.host_path for node in response.devices)
             names = frozenset(device.name for device in response.cdi_devices)
-            resource = _text(entry.get("ResourceName", ""))
-            for uuid, numa_nodes in _ids(entry["DeviceIDs"]).items():
-                holding = Holding(resource, paths, names, frozenset(numa_nodes))
+            groups = entry.groups
+            if len(found) + sum(map(len, groups.values())) > _MAX_DEVICES:
+                raise KubeletError(f"the kubelet's checkpoint {path} names more than {_MAX_DEVICES} devices")
+            for uuid, numa_nodes in _ids(groups).items():
+                holding = Holding(entry.ResourceName, paths, names, frozenset(numa_nodes))
+                holding = same.setdefault(holding, holding)
                 found[uuid] = (*found.get(uuid, ()), holding)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DecodeError) as error:
+    except (ValueError, RecursionError, DecodeError) as error:  # msgspec's errors are ValueErrors.
         raise KubeletError(f"the kubelet's checkpoint {path} can't be understood: {error!r}") from error
     return found
 
 
-def _ids(by_node: Any) -> dict[str, set[int]]:
-    """An entry's device IDs, with their NUMA nodes; a plain list before Kubernetes 1.20.
-
-    Raises:
-        TypeError: they are something else.
-    """
-    groups = by_node if isinstance(by_node, dict) else {_NO_NODE: by_node}
+def _ids(groups: dict[str, list[str]]) -> dict[str, set[int]]:
+    """An entry's device IDs, with their NUMA nodes."""
     found: dict[str, set[int]] = {}
     for node, group in groups.items():
-        for uuid in _list(group):
-            if not isinstance(uuid, str):
-                raise TypeError("a device ID that is no text")
+        for uuid in group:
             numa_nodes = found.setdefault(uuid, set())
             if _NUMA_NODE.fullmatch(node):
                 numa_nodes.add(int(node))
     return found
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"text was expected, and {type(value).__name__} was found")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    """A list; Go writes an empty one as null. Anything else must not be taken for one without devices."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise TypeError(f"a list was expected, and {type(value).__name__} was found")
-    return value
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int]:

@@ -95,9 +95,19 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
     """Tell the listeners of every new kubelet socket and of every socket that goes.
 
     Goes on when the directory is replaced or does not exist yet. Runs until it is cancelled.
-    ``listeners`` is read anew for each event.
+    ``listeners`` is read anew for each event. A directory that is not there is said once for each time.
     """
+    is_missing = False
     while True:
+        if is_missing is not (is_missing := not paths.plugins.is_dir()) and is_missing:
+            log.warning(
+                "there is no kubelet yet; waiting for its directory",
+                extra={
+                    "path": str(paths.plugins),
+                    "reason": "no kubelet has run here, or its root directory is another one than "
+                    f"{paths.root}, which --kubelet-root names",
+                },
+            )
         try:
             inotify = _watching(paths)
         except OSError as error:

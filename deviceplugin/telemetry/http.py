@@ -1,8 +1,9 @@
 """The agent's one port: ``/metrics``, ``/healthz`` and ``/readyz``, for Prometheus and the kubelet.
 
 Connections are accepted on the event loop and answered by threads, so whoever gets an answer knows that
-the loop turns. Only GET, one request a connection, each within seconds, and a few at a time: where one
-too many comes, the one that has taken longest has to go, so that nobody keeps others out by being slow.
+the loop turns. Only GET, one short request a connection, each within seconds, and a few at a time: where
+one too many comes, the one that has taken longest has to go, so that nobody keeps others out by being slow.
+What a client sends chooses one of the three answers and nothing else, and none of it is logged.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import LineTooLong
+from http.server import BaseHTTPRequestHandler
+from io import BufferedIOBase
 from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Any, NoReturn
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from typing import Any, NoReturn, cast
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from deviceplugin.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIEnvironment
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ _AT_A_TIME = 8
 """Connections that are served at the same time; one more makes the oldest go."""
 _PATIENCE = 5.0
 """Seconds that a client may take in all, from coming to having its answer."""
+_LONGEST = 16 << 10
+"""Bytes of a request, its headers included: what parsing takes is a small multiple of that."""
 _MAX_PORT = 65535
 
 
@@ -92,11 +96,13 @@ def serving(
         ConfigError: the address can't be listened on.
     """
     loop = asyncio.get_running_loop()
-    server = _Server(_listening(address), _application(registry, lambda: _asked(loop, readiness)))
+    server = _Server(
+        _listening(address), lambda path: _answer(path, registry, lambda: _asked(loop, readiness))
+    )
     loop.add_reader(server.fileno(), server.handle_request)
     watch = asyncio.create_task(server.watch(), name="watch the clients of the port")
     try:
-        yield server.server_port
+        yield server.port
     finally:
         watch.cancel()
         loop.remove_reader(server.fileno())
@@ -135,64 +141,119 @@ def _listening(address: Address) -> socket.socket:
         ) from error
 
 
-def _application(
-    registry: CollectorRegistry, readiness: Callable[[], Readiness]
-) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
-    metrics = make_wsgi_app(registry)
-
-    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] != "GET":
-            return _text(start, "405 Method Not Allowed", "only GET is answered\n")
-        match environ["PATH_INFO"]:
-            case "/metrics":
-                scraped: Iterable[bytes] = metrics(environ, start)
-                return scraped
-            case "/healthz":
-                return _text(start, "200 OK", "ok\n")
-            case "/readyz":
-                state = readiness()
-                content = json.dumps({"ready": state.ready, "reasons": state.reasons}) + "\n"
-                status = "200 OK" if state.ready else "503 Service Unavailable"
-                return _text(start, status, content, kind="application/json")
-            case _:
-                return _text(start, "404 Not Found", "there are /metrics, /healthz and /readyz\n")
-
-    return answer
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: HTTPStatus
+    content: bytes
+    kind: str = "text/plain; charset=utf-8"
 
 
-def _text(start: StartResponse, status: str, content: str, *, kind: str = "text/plain") -> Iterable[bytes]:
-    start(status, [("Content-Type", f"{kind}; charset=utf-8"), ("Cache-Control", "no-store")])
-    return [content.encode()]
+def _answer(path: str, registry: CollectorRegistry, readiness: Callable[[], Readiness]) -> _Answer:
+    match path:
+        case "/metrics":
+            # One format, which all that read metrics understand: nothing is negotiated, nothing left out.
+            return _Answer(HTTPStatus.OK, generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+        case "/healthz":
+            return _Answer(HTTPStatus.OK, b"ok\n")
+        case "/readyz":
+            state = readiness()
+            content = json.dumps({"ready": state.ready, "reasons": state.reasons}) + "\n"
+            status = HTTPStatus.OK if state.ready else HTTPStatus.SERVICE_UNAVAILABLE
+            return _Answer(status, content.encode(), "application/json; charset=utf-8")
+        case _:
+            return _Answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n")
 
 
-class _Handler(WSGIRequestHandler):
+class _Bounded:
+    """The lines of a request, until they are more than a request has."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self._stream = stream
+        self._left = _LONGEST
+
+    def readline(self, _limit: int = -1) -> bytes:
+        """The next line.
+
+        Raises:
+            LineTooLong: the request is too long; the caller answers that.
+        """
+        line = self._stream.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise LineTooLong("request")
+        return line
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
     timeout = 2 * _PATIENCE
     """Seconds without a byte. The server hangs up before that, and nothing has to be said of it then."""
+    server_version = "mdev-device-plugin"
+    sys_version = ""
+    default_request_version = "HTTP/1.0"
+    """What is taken for its version until that was read, so that errors have a status line too."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = cast("Any", _Bounded(self.rfile))
+
+    def handle(self) -> None:
+        # What an error is answered with is written by these, should it come before they are known.
+        self.requestline = self.request_version = self.command = ""
+        self.close_connection = True
+        try:
+            self.raw_requestline = self.rfile.readline()
+            if self.raw_requestline and self.parse_request():
+                self._respond()
+                return
+        except LineTooLong:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        self._read_away()
+
+    def _respond(self) -> None:
+        if self.command != "GET":
+            self.send_error(HTTPStatus.METHOD_NOT_ALLOWED, explain="only GET is answered")
+            return
+        try:
+            answer = cast("_Server", self.server).answer(self.path.partition("?")[0])
+        except Exception as error:  # noqa: BLE001  # the next request may fare better
+            log.warning("a request could not be answered", extra={"reason": repr(error)})
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def _read_away(self) -> None:
+        """Let a client finish what was not read: closed before that, its side would drop the answer."""
+        self.connection.shutdown(socket.SHUT_WR)
+        while self.connection.recv(_LONGEST):
+            pass
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
         """Say nothing: the kubelet asks every few seconds."""
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class _Server(ThreadingMixIn, TCPServer):
     """Takes connections when it is told that there are some, and answers each in a thread."""
 
     daemon_threads = True
     block_on_close = False
     timeout = 0
 
-    def __init__(
-        self,
-        listening: socket.socket,
-        application: Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]],
-    ) -> None:
-        TCPServer.__init__(self, listening.getsockname()[:2], _Handler, bind_and_activate=False)
+    def __init__(self, listening: socket.socket, answer: Callable[[str], _Answer]) -> None:
+        super().__init__(listening.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
         # A client that hung up before it was accepted must not keep the event loop waiting.
         listening.setblocking(False)
-        self.server_name, self.server_port = listening.getsockname()[:2]
-        self.setup_environ()
-        self.set_app(application)
+        self.port: int = listening.getsockname()[1]
+        self.answer = answer
         self._lock = threading.Lock()
         self._served: dict[socket.socket, float] = {}
         """When each connection came, the oldest first."""

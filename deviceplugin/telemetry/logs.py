@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+log = logging.getLogger(__name__)
 
 LogFormat = Literal["json", "console"]
 LEVELS = ("debug", "info", "warning", "error")
@@ -19,12 +23,40 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def set_up(log_format: LogFormat, level: str) -> None:
-    """Send all logs to standard error."""
+    """Send all logs to standard error, and have nothing else of this process write there.
+
+    Wants to be called before gRPC is used, whose core writes lines of its own. Who has to see them sets
+    ``GRPC_VERBOSITY``, which is respected.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Console())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # gRPC's core says there what clients do wrong, so anybody could fill the log with it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Python would print these itself.
+    logging.captureWarnings(True)
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _in_thread
+
+
+def _unraisable(found: sys.UnraisableHookArgs, /) -> None:
+    error = found.exc_value
+    log.error(
+        "an exception that nobody could be told of",
+        exc_info=(found.exc_type, error, found.exc_traceback) if error is not None else None,
+        extra={"reason": found.err_msg, "where": repr(found.object)},
+    )
+
+
+def _in_thread(found: threading.ExceptHookArgs, /) -> None:
+    if found.exc_value is not None and found.exc_type is not SystemExit:
+        log.error(
+            "a thread ended with an exception",
+            exc_info=(found.exc_type, found.exc_value, found.exc_traceback),
+            extra={"where": found.thread.name if found.thread is not None else None},
+        )
 
 
 class _Json(logging.Formatter):

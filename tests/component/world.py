@@ -134,7 +134,7 @@ class Stage:
         """The events that all agents of this world have logged so far."""
         events = []
         for line in self._log.read_text(errors="replace").splitlines():
-            # gRPC's own lines stand between the agent's, and the last one may not be whole yet.
+            # The last one may not be whole yet; any other that is none is for ``end`` to find.
             with contextlib.suppress(ValueError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "event" in event:
@@ -144,6 +144,16 @@ class Stage:
     @property
     def raw_log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def _not_events(self) -> Iterator[str]:
+        """The lines that are no events of the agent's; one that a kill cut short has no end."""
+        for line in self.raw_log.splitlines(keepends=True):
+            try:
+                is_event = "event" in json.loads(line)
+            except ValueError:
+                is_event = not line.endswith("\n")
+            if not is_event:
+                yield line
 
     def logged(self, event: str, **values: object) -> list[dict[str, Any]]:
         """The events that begin so and have these values."""
@@ -274,6 +284,7 @@ class Stage:
         wrong += [
             f"an error in the log: {event}" for event in self.log if event["level"] in {"error", "critical"}
         ]
+        wrong += [f"a line in the log that is no event: {line!r}" for line in self._not_events()]
         if "Traceback" in self.raw_log:
             wrong.append("a traceback in the log")
         return [] if self.excused else wrong

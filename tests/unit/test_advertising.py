@@ -83,3 +83,36 @@ def test_nothing_is_said_of_a_node_that_has_no_types_yet(caplog: pytest.LogCaptu
     advertising.update(Capacity(Snapshot()), pulled=(), stuck=())
     advertising.update(node(2, "other"), pulled=(), stuck=())
     assert caplog.messages == []
+
+
+def alike(*type_ids: str) -> Capacity:
+    kinds = tuple(ParentType(type_id, "", "vfio-pci", "", 2) for type_id in type_ids)
+    return Capacity(Snapshot((Parent("matrix", "matrix", "driver", None, None, kinds, ()),)))
+
+
+def test_of_two_types_that_would_become_one_variable_the_first_is_offered(
+    advertising: Advertising, published: dict[str, Offer], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        advertising.update(alike("big_1", "small", "big-1"), pulled=(), stuck=())
+    assert published.keys() == {"vfio.dev/big-1", "vfio.dev/small"}
+    (message,) = caplog.messages
+    assert message.startswith("vfio.dev/big_1 is not offered: the resource names")
+    assert "'vfio.dev/big-1' become the same variable" in message
+
+
+def test_the_one_that_is_offered_already_or_that_pods_have_stays_the_one(
+    advertising: Advertising, published: dict[str, Offer]
+) -> None:
+    advertising.held = {"6d646576-aa02-8002-8000-6fde7755db27": "vfio.dev/big_1"}
+    for types in (("big-1", "big_1"), ("big-1",)):
+        advertising.update(alike(*types), pulled=(), stuck=())
+        assert published.keys() == {"vfio.dev/big_1"}
+
+
+def test_a_configured_resource_goes_before_a_discovered_one(published: dict[str, Offer]) -> None:
+    config = Config(resources=(Resource(name="vfio.dev/Big.1", types=("big-1",)),))
+    offers = published.update
+    advertising = Advertising(config, node_name="n", publish=lambda offer: offers({offer.resource: offer}))
+    advertising.update(alike("big-1", "small"), pulled=(), stuck=())
+    assert published.keys() == {"vfio.dev/Big.1", "vfio.dev/small"}

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,8 +176,39 @@ def test_what_is_no_file_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_any_size_is_not_read_to_its_end(tmp_path: Path) -> None:
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(KubeletError, match="larger than 64 MiB"):
+    with pytest.raises(KubeletError, match="larger than 16 MiB"):
         checkpoint.read(tmp_path / "huge")
+
+
+def test_more_devices_than_a_node_has_are_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_MAX_DEVICES", 2)
+    assert len(checkpoint.parse(written(entry([ONE, TWO])), PATH)) == 2
+    with pytest.raises(KubeletError, match="names more than 2 devices"):
+        checkpoint.parse(written(entry([ONE]), entry([TWO]), entry([THREE])), PATH)
+
+
+def test_a_checkpoint_of_the_largest_size_takes_a_bounded_share_of_memory(tmp_path: Path) -> None:
+    """Measured in a process of its own, whose peak is nobody else's."""
+    file = tmp_path / "checkpoint"
+    one = json.dumps(entry({"-1": ["%036d"]}, response("/dev/vfio/vfio", "/dev/vfio/%08d"))).replace(
+        "%", "%%"
+    )
+    one = one.replace("%%036d", "%036d")
+    count = checkpoint._MAX_BYTES // (len(one) + 35)
+    file.write_text('{"Data": {"PodDeviceEntries": [' + ",".join(one % n for n in range(count)) + "]}}")
+    assert checkpoint._MAX_BYTES * 0.9 < file.stat().st_size <= checkpoint._MAX_BYTES
+    code = (
+        "import resource, sys, pathlib\n"
+        "from deviceplugin.kubelet import checkpoint\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "found = checkpoint.read(pathlib.Path(sys.argv[1]))\n"
+        "print(len(found.devices), peak() - before)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
+    devices, kibibytes = map(int, ran.stdout.split())
+    assert devices == count
+    assert kibibytes < 120 << 10
 
 
 def test_every_writing_of_the_file_is_told_from_the_one_before(tmp_path: Path) -> None:

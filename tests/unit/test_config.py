@@ -191,6 +191,39 @@ def test_a_resource_that_is_there_twice_is_refused_at_the_second(tmp_path: Path)
         load(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("other", "variable"),
+    [
+        ("a.b/x_y", "MDEV_A_B_X_Y_SYSFSDEVS"),
+        ("a.b/X.Y", "MDEV_A_B_X_Y_SYSFSDEVS"),
+        ("a.b/x-y", "MDEV_A_B_X_Y_SYSFSDEVS"),
+        ("a/b.x.y", "MDEV_A_B_X_Y_SYSFSDEVS"),
+        ("pci.resource.a.b/x.y", None),
+        ("a.b/x.y.z", None),
+    ],
+)
+def test_resources_whose_variables_are_the_same_are_refused_by_name(
+    tmp_path: Path, other: str, variable: str | None
+) -> None:
+    resources = "".join(f"- {{name: {name}, types: [t]}}\n" for name in ("c/first", "a.b/x.y", other))
+    text = f"version: v1\nresources:\n{resources}"
+    if variable is None:
+        assert len(load(tmp_path, text).resources) == 3
+        return
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, text)
+    assert f":5: the resource names '{other}' and 'a.b/x.y' become the same variable" in str(refused.value)
+    assert variable in str(refused.value)
+
+
+def test_a_resource_whose_variable_is_kubevirts_of_another_is_refused(tmp_path: Path) -> None:
+    names = ("a.b/c-uuids", "a.b/c_uuids", "pci.resource.a.b/c")
+    first, second, third = (f"- {{name: {name}, types: [t]}}\n" for name in names)
+    with pytest.raises(ConfigError, match="same variable in a container, MDEV_PCI_RESOURCE_A_B_C_UUIDS"):
+        load(tmp_path, f"version: v1\nresources:\n{second}{third}")
+    assert len(load(tmp_path, f"version: v1\nresources:\n{first}{third}").resources) == 2
+
+
 def test_attributes_can_be_a_list_where_keys_would_be_sorted(tmp_path: Path) -> None:
     content = with_change(
         "resources.0.attributes",

@@ -124,6 +124,86 @@ async def test_garbage_is_answered_or_hung_up_on(
     assert "Traceback" not in capsys.readouterr().err
 
 
+async def whole(port: int, data: bytes) -> bytes:
+    """All that comes back for these bytes, from a client that sends them to the end before it reads."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        await writer.drain()
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: node\r\n"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Accept: application/openmetrics-text; version=x\r\n",
+        b'Accept: text/plain; version=2.\r\n FORGED {"level": "error"}\r\n',
+        b"Accept: text/plain; version=" + b"9" * 10_000 + b"\r\n",
+        b"Accept: application/openmetrics-text; version=1.0.0; escaping=nothing\r\n",
+        b"Accept-Encoding: gzip;q=x\r\n",
+        b"Content-Length: -1\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    ],
+    ids=["version", "folded", "long", "escaping", "encoding", "length", "chunked"],
+)
+async def test_no_header_changes_what_is_answered(
+    port: int, headers: bytes, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await whole(port, GET + headers + b"\r\n")
+    assert answer.startswith(b"HTTP/1.0 200 ")
+    assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n" in answer
+    assert b"cakes_total 3.0" in answer
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
+async def test_no_query_changes_what_is_answered(port: int) -> None:
+    assert "cakes_total 3.0" in (await ask(port, "/metrics?name[]=other&name[]=x"))[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (GET + b"".join(b"X-%d: %s\r\n" % (n, b"a" * 60_000) for n in range(90)) + b"\r\n", b"431"),
+        (GET + b"a: b\r\n" * 101 + b"\r\n", b"431"),
+        (
+            b"GET /metrics?" + b"&".join(b"name[]=%d" % n for n in range(100_000)) + b" HTTP/1.1\r\n\r\n",
+            b"431",
+        ),
+        (b"GET /\x1b[2J x HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"505"),
+    ],
+    ids=["long headers", "many headers", "names", "escape", "version"],
+)
+async def test_what_is_too_much_gets_an_answer_that_says_so(
+    port: int, data: bytes, status: bytes, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await whole(port, data)).split(b" ", 2)[1] == status
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
+async def test_an_answer_that_can_not_be_had_is_an_error_of_one_line(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> Readiness:
+        raise ValueError("two\nlines")
+
+    with serving(Address("127.0.0.1", 0), CollectorRegistry(), fails) as port:
+        assert (await ask(port, "/readyz"))[0] == 500
+    assert capfd.readouterr().err == ""
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert vars(record)["reason"] == r"ValueError('two\nlines')"
+
+
 async def test_clients_that_hang_up_do_no_harm(port: int) -> None:
     for _ in range(20):
         client = socket.create_connection(("127.0.0.1", port))

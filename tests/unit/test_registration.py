@@ -285,3 +285,23 @@ async def test_a_listener_that_comes_later_is_told_too(paths: KubeletPaths) -> N
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_kubelet_directory_that_is_not_there_is_said_at_once_and_once(
+    paths: KubeletPaths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("deviceplugin.kubelet.registration._NO_WATCH", 0.01)
+    paths.plugins.rmdir()
+    paths.root.rename(paths.root.with_name("elsewhere"))
+    async with watching(paths) as noted:
+        async with asyncio.timeout(PATIENCE):
+            while not caplog.records:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # It looks again, and has nothing new to say.
+        (record,) = caplog.records
+        assert (record.levelname, vars(record)["path"]) == ("WARNING", str(paths.plugins))
+        assert "--kubelet-root" in vars(record)["reason"]
+        paths.plugins.mkdir(parents=True)
+        new_kubelet(paths)
+        await noted.until(lambda: len(noted.kubelets) > 0)
+    assert len(caplog.records) == 1

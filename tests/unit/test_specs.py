@@ -66,3 +66,37 @@ async def test_what_somebody_is_busy_with_is_not_waited_for_and_left_for_the_nex
             assert files.uuids() == {SECOND}
         assert await specs.tidy()
     assert not files.uuids()
+
+
+async def test_what_can_not_be_removed_keeps_nothing_else_and_is_said_once(
+    files: SpecFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    planted = files.path(FIRST)
+    planted.unlink()
+    planted.mkdir()
+    aside = planted.with_suffix(".0a0a0a0a.tmp")
+    aside.write_text("{")
+    specs = Specs(files, cast("Node", Devices()), Ledger(time.monotonic))
+    for _ in range(3):
+        assert await specs.tidy()
+        assert files.uuids() == {FIRST}
+    assert not aside.exists()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{planted} can't be removed: EISDIR" in caplog.text
+    planted.rmdir()
+    assert await specs.tidy()
+    planted.mkdir()
+    assert await specs.tidy()
+    assert len(caplog.records) == 2
+
+
+async def test_a_directory_that_can_not_be_read_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cdi").write_text("no directory")
+    files = SpecFiles(tmp_path / "cdi", NodeMark(0))
+    specs = Specs(files, cast("Node", Devices()), Ledger(time.monotonic))
+    for _ in range(2):
+        assert await specs.tidy()
+    (record,) = caplog.records
+    assert "can't be read: ENOTDIR" in record.getMessage()
