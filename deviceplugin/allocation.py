@@ -312,6 +312,7 @@ class Allocation:
             )
         if device is None:
             self._ledger.gone([uuid])
+            await self._remembered(uuid)  # Whom the kubelet's records don't name, nothing is made for.
             device = (await self._maker.make(resource, [uuid], made=made, keep=True))[uuid]
             # It stays whatever comes: the pod it is for is the only one that can have it.
             made.clear()

@@ -232,10 +232,10 @@ async def test_a_start_marks_the_device_as_used(begin: Begin) -> None:
 async def test_a_device_that_is_made_again_at_a_start_is_used_from_then_on(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mtty_1=24)
-    (device,) = ids = [slot(vfio("mtty-1"))]
+    pod = await world.admit("mtty-1")
+    (device,) = ids = list(world.ids(pod))
+    world.remove(device)
     async with world.plugin(vfio("mtty-1")) as plugin:
-        await plugin.Allocate(allocate_request(ids))
-        world.remove(device)
         await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids))
         world.mark(device)
         await plugin.Allocate(allocate_request(ids))
@@ -340,3 +340,21 @@ async def test_a_start_for_devices_that_were_never_offered_is_refused(begin: Beg
                 await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids))
             assert failure.value.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
     assert not world.devices
+
+
+async def test_nothing_is_made_for_whom_the_kubelet_does_not_name(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.admit("mtty-1")
+    (device,) = world.ids(pod)
+    world.remove(device)
+    await world.offers(mtty_1=24)
+    nobodys = [slot(vfio("mtty-1"), index) for index in (20, 21)]
+    assert device not in nobodys
+    async with world.plugin(vfio("mtty-1")) as plugin:
+        for wanted in ([nobodys[0]], nobodys, [device, nobodys[1]]):
+            with pytest.raises(grpc.aio.AioRpcError, match="does not say what the containers get"):
+                await plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=wanted))
+    assert world.devices.keys() <= {device}
+    assert {made["device"] for made in world.logged("device created")} == {device}
+    await world.kubelet.start_containers(pod)

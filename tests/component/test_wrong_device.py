@@ -145,7 +145,7 @@ async def test_a_node_that_is_called_otherwise_keeps_what_its_pods_have(begin: B
     (device,) = world.ids(pod)
     await world.stop_agent()
     await world.start_agent(node_name="other")
-    await world.offers(mtty_1=24)
-    assert world.kubelet.devices(vfio("mtty-1"))[device][0], "what exists and works is Healthy"
+    await world.offers(mtty_1=23)
+    assert not world.kubelet.devices(vfio("mtty-1"))[device][0], "it is listed, for no other pod to have"
     await world.kubelet.restart_container(pod, "c")
     assert not world.kubelet.crashes

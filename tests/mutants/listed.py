@@ -168,6 +168,13 @@ MUTANTS = (
         (ADOPTED,),
     ),
     Mutant(
+        "makes a device for a container that the kubelet's records don't name",
+        "deviceplugin/allocation.py",
+        "            await self._remembered(uuid)  # Whom the kubelet's records don't name, nothing is made for.\n",
+        "",
+        (f"{PRESTART}::test_nothing_is_made_for_whom_the_kubelet_does_not_name",),
+    ),
+    Mutant(
         "tidies another node's CDI specifications",
         "deviceplugin/host/cdi.py",
         "        return self._mark.owner(uuid) is Owner.OTHER_NODE\n",
