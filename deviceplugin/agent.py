@@ -55,6 +55,7 @@ class Agent:
     """One node's agent, and the backend of its endpoints.
 
     Args:
+        pod: the pod that it runs in, ``namespace/name``, if any.
         http: where to serve metrics and health; nowhere by default.
         cdi: the directory for CDI specifications, should they be wanted; the node's own by default.
     """
@@ -66,6 +67,7 @@ class Agent:
         kernel: Kernel,
         kubelet: KubeletPaths,
         node_name: str,
+        pod: str | None = None,
         http: Address | None = None,
         cdi: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -134,6 +136,7 @@ class Agent:
             self._advertising,
             self._allocation,
             mark=self._mark,
+            pod=pod,
             on_recalled=lambda: self._advertise(self._node.snapshot),
         )
         self._adoptable = Adoptable(
@@ -256,7 +259,8 @@ class Agent:
             for surprise in lesson.surprises:
                 if (surprise.driver, surprise.type) not in self._surprised:
                     self._surprised.add((surprise.driver, surprise.type))
-                    log.info("%s", surprise, extra={"parent": surprise.card, "type": surprise.type})
+                    # No fault, and nothing to do: estimates only rank cards, and the metric counts them.
+                    log.debug("%s", surprise, extra={"parent": surprise.card, "type": surprise.type})
         if self._knowledge is not before:
             self._advertise(self._node.snapshot)
 

@@ -4,6 +4,9 @@ The kubelet's memory outlives agents and reboots, the devices don't. What it rem
 the beginning, or the kubelet may crash over it; and after a reboot its devices are made again before their
 room is offered to others, in the order of their old VFIO groups, so that each gets the number that its
 container will be given.
+
+An agent that the kubelet itself started comes too late for that: the kubelet has failed its old pods by
+then, since nobody served their devices. Their devices are left unmade and their room is others'.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ class Recovery:
 
     Args:
         mark: what this node's devices bear in their IDs.
+        pod: the agent's own pod, ``namespace/name``; None if it runs in none, or nobody said in which.
         on_recalled: called when the kubelet's memory could be read after all.
     """
 
@@ -48,6 +52,7 @@ class Recovery:
         allocation: Allocation,
         *,
         mark: NodeMark,
+        pod: str | None,
         on_recalled: Callable[[], None],
     ) -> None:
         self._memory = memory
@@ -55,6 +60,7 @@ class Recovery:
         self._advertising = advertising
         self._allocation = allocation
         self._mark = mark
+        self._pod = pod
         self._on_recalled = on_recalled
         self._wanted = asyncio.Event()
         self.has_read = False
@@ -101,8 +107,8 @@ class Recovery:
         )
 
     async def restore(self) -> None:
-        """Make the missing devices again."""
-        for resource, uuid in self.missing():
+        """Make the missing devices again that a container may still start with."""
+        for resource, uuid in await self._awaited():
             try:
                 await self._allocation.restore(resource, uuid)
             except PluginError as error:
@@ -124,6 +130,30 @@ class Recovery:
             else:
                 self._on_recalled()
             await asyncio.sleep(_PAUSE)
+
+    async def _awaited(self) -> tuple[tuple[Resource, str], ...]:
+        """The missing devices, less those whose pods are over.
+
+        The kubelet names the agent's own pod once it has looked at all the pods that a reboot left; a device
+        that it gives to no pod then is nobody's. Without that word each device may be some pod's. Should one
+        be needed after all, as an init container's, which is never named, it is made before the start.
+        """
+        missing = self.missing()
+        if not missing or self._pod is None:
+            return missing
+        try:
+            listing = await self._memory.listing()
+        except KubeletError as error:
+            log.debug("the kubelet can't be asked whose devices are missing", extra={"reason": str(error)})
+            return missing
+        if self._pod not in listing.pods:
+            return missing
+        over = [uuid for _, uuid in missing if uuid not in listing.holders]
+        if over:
+            log.info(
+                "devices not made again: the kubelet gives them to no pod any more", extra={"devices": over}
+            )
+        return tuple((resource, uuid) for resource, uuid in missing if uuid in listing.holders)
 
     async def _read(self) -> None:
         self._advertising.remember(await self._memory.remembered_devices())

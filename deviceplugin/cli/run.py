@@ -41,6 +41,13 @@ LAST_MOMENT = 0.5
 @simulated_option
 @node_name_option
 @click.option(
+    "--pod",
+    metavar="NAMESPACE/NAME",
+    envvar="MDEV_POD",
+    show_envvar=True,
+    help="The pod that it runs in: once the kubelet names that one, it has looked at all that a reboot left.",
+)
+@click.option(
     "--http",
     metavar="HOST:PORT",
     envvar="MDEV_HTTP",
@@ -77,6 +84,7 @@ def command(
     kubelet_root: Path,
     simulated: Path | None,
     node_name: str | None,
+    pod: str | None,
     http: str | None,
     cdi_directory: Path | None,
     log_format: logs.LogFormat,
@@ -95,6 +103,7 @@ def command(
         kernel=kernel_for(simulated),
         kubelet=KubeletPaths(kubelet_root.absolute()),
         node_name=name,
+        pod=pod or None,
         http=_address(http),
         cdi=cdi_directory.absolute() if cdi_directory is not None else None,
     )

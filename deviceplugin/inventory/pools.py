@@ -72,8 +72,8 @@ class Surprise:
     def __str__(self) -> str:
         load = ", ".join(f"{number} {type_id}" for type_id, number in self.carried) or "nothing"
         return (
-            f"{self.card} ({self.driver}) carries {load}: {self.expected} more {self.type} were expected to "
-            f"fit, and the kernel says {self.found}; what is known of its types is learned anew"
+            f"learned of {self.card} ({self.driver}): with {load} on it {self.found} more {self.type} fit, "
+            f"by the kernel's count; the estimate was {self.expected}"
         )
 
 

@@ -14,7 +14,7 @@ from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet import checkpoint
 from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.paths import KubeletPaths
-from deviceplugin.kubelet.podresources import Holder, list_holders
+from deviceplugin.kubelet.podresources import Holder, Listing, list_pods
 
 REWRITE_DEADLINE = 2.0
 """Seconds that the kubelet has to rewrite its checkpoint after a list was sent."""
@@ -63,8 +63,12 @@ class KubeletMemory:
         return self._clock() - self._disturbed[resource]
 
     async def holders(self) -> dict[str, Holder]:
-        """The holder of each device that the kubelet names; see ``podresources.list_holders``."""
-        return await list_holders(self._paths.pod_resources)
+        """The holder of each device that the kubelet names; see ``podresources``."""
+        return (await self.listing()).holders
+
+    async def listing(self) -> Listing:
+        """The pods that the kubelet names, and their devices; see ``podresources.list_pods``."""
+        return await list_pods(self._paths.pod_resources)
 
     async def devices_now(self) -> Checkpoint:
         """What the kubelet remembers, written after this call began.

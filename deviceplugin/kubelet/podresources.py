@@ -31,8 +31,18 @@ class Holder:
         return f"{self.namespace}/{self.pod}"
 
 
-async def list_holders(socket: Path) -> dict[str, Holder]:
-    """The holder of each device that the kubelet names, by device ID.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One answer of the kubelet's."""
+
+    pods: frozenset[str]
+    """The active pods, each as ``namespace/name``, with devices or without."""
+    holders: dict[str, Holder]
+    """The holder of each device that is named, by device ID."""
+
+
+async def list_pods(socket: Path) -> Listing:
+    """The pods that the kubelet names, and who has which device.
 
     Raises:
         KubeletError: the kubelet did not answer in time, or refused.
@@ -44,10 +54,18 @@ async def list_holders(socket: Path) -> dict[str, Holder]:
         )
     if response is None:  # That is what gRPC makes of an answer that it can't read.
         raise KubeletError(f"the answer of the kubelet at {socket} can't be understood")
-    return {
-        device: Holder(pod.namespace, pod.name, container.name, devices.resource_name)
-        for pod in response.pod_resources
-        for container in pod.containers
-        for devices in container.devices
-        for device in devices.device_ids
-    }
+    return Listing(
+        frozenset(f"{pod.namespace}/{pod.name}" for pod in response.pod_resources),
+        {
+            device: Holder(pod.namespace, pod.name, container.name, devices.resource_name)
+            for pod in response.pod_resources
+            for container in pod.containers
+            for devices in container.devices
+            for device in devices.device_ids
+        },
+    )
+
+
+async def list_holders(socket: Path) -> dict[str, Holder]:
+    """The holder of each device that the kubelet names, by device ID; see ``list_pods``."""
+    return (await list_pods(socket)).holders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -129,9 +130,13 @@ def test_the_environment_is_what_the_program_takes_its_settings_from() -> None:
         for name in ([option.envvar] if isinstance(option.envvar, str) else option.envvar or ())
     }
     for values in ({}, SIMULATED):
-        environment = {entry["name"] for entry in _agent(values)["env"]}
-        assert environment <= known
-        assert {"NODE_NAME", "MDEV_CONFIG", "MDEV_HTTP"} <= environment
+        entries = _agent(values)["env"]
+        environment = {entry["name"] for entry in entries}
+        # Some are there only for others to be made of.
+        parts = {part for entry in entries for part in re.findall(r"\$\((\w+)\)", entry.get("value", ""))}
+        assert environment - parts <= known
+        assert parts == {"POD_NAMESPACE", "POD_NAME"}
+        assert {"NODE_NAME", "MDEV_CONFIG", "MDEV_HTTP", "MDEV_POD"} <= environment
 
 
 def test_the_simulated_node_is_made_with_options_that_the_program_has() -> None:

@@ -200,6 +200,78 @@ async def test_what_was_made_again_for_a_pod_that_is_gone_is_taken_back(begin: B
     await world.offers(mdpy_hd=4, mdpy_vga=4)
 
 
+OWN = ("--pod", "system/agent")
+"""What tells the agent which pod it runs in."""
+
+
+async def rebooted_without_agent(world: World) -> tuple[Pod, str]:
+    """A pod that the kubelet has failed after a reboot, since no agent was there, and its device."""
+    await world.offers(mdpy_hd=4, mdpy_vga=4)
+    pod = await world.run_pod("mdpy-hd")
+    (device,) = world.ids(pod)
+    await world.kill_agent()
+    await world.beside(world.node.reboot)
+    await world.kubelet.reboot()
+    with pytest.raises(AdmissionError, match="no healthy devices present"):
+        await world.kubelet.readmit(pod)
+    return pod, device
+
+
+async def test_what_a_pod_had_that_a_reboot_ended_is_not_made_again(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    _, device = await rebooted_without_agent(world)
+    await world.kubelet.start_containers(await world.kubelet.admit(PodSpec("agent", "system")))
+    await world.start_agent(*OWN)
+    # Nothing removes devices here: the room is there at once since nothing has taken it.
+    await world.offers(mdpy_hd=4, mdpy_vga=4)
+    assert await world.says("devices not made again", devices=[device])
+    assert not world.devices
+    await world.kubelet.start_containers(await world.admit({vfio("mdpy-hd"): 4}, name="next"))
+    await world.offers(mdpy_hd=4, mdpy_vga=0)
+
+
+async def test_until_the_kubelet_names_the_agent_s_pod_all_that_it_remembers_is_made_again(
+    begin: Begin,
+) -> None:
+    world = await begin(config=NEVER)
+    _, device = await rebooted_without_agent(world)
+    await world.kubelet.start_containers(await world.kubelet.admit(PodSpec("another", "system")))
+    await world.start_agent(*OWN)
+    await world.until(lambda: set(world.devices) == {device})
+    await world.offers(mdpy_hd=4, mdpy_vga=3)
+
+
+async def test_what_a_pod_has_of_which_the_kubelet_still_knows_is_made_again(begin: Begin) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mdpy_hd=4)
+    await world.kubelet.start_containers(await world.kubelet.admit(PodSpec("agent", "system")))
+    (device,) = world.ids(await world.run_pod("mdpy-hd"))
+    await world.kill_agent()
+    world.remove(device)
+    await world.start_agent(*OWN)
+    await world.until(lambda: set(world.devices) == {device})
+    await world.offers(mdpy_hd=4, mdpy_vga=3)
+
+
+async def test_an_agent_that_is_there_before_the_kubelet_starts_saves_the_pods_of_a_reboot(
+    begin: Begin,
+) -> None:
+    world = await begin(config=NEVER)
+    await world.offers(mtty_1=24)
+    pod = await world.run_pod("mtty-1")
+    (device,) = world.ids(pod)
+    await world.kill_agent()
+    await world.kubelet.kill()
+    await world.beside(lambda: world.node.reboot(first_group=0))
+    await world.start_agent()
+    await world.until(lambda: set(world.devices) == {device})
+    await world.kubelet.reboot()
+    await world.offers(mtty_1=24)
+    await world.kubelet.readmit(pod)
+    await world.kubelet.start_containers(pod)
+    assert set(world.devices) == {device}
+
+
 async def test_what_was_made_again_is_renewed_for_another_pod(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mtty_1=24)

@@ -303,6 +303,20 @@ MUTANTS = (
         (f"{HANDING_ON}::test_a_device_that_lived_through_a_lost_stream_counts_as_used",),
     ),
     Mutant(
+        "makes devices again for pods that the kubelet has failed",
+        "deviceplugin/recovery.py",
+        "for resource, uuid in missing if uuid in listing.holders)",
+        "for resource, uuid in missing)",
+        (f"{PRESTART}::test_what_a_pod_had_that_a_reboot_ended_is_not_made_again",),
+    ),
+    Mutant(
+        "believes a kubelet's list before it names the agent's own pod",
+        "deviceplugin/recovery.py",
+        "        if self._pod not in listing.pods:\n",
+        "        if False:\n",
+        (f"{PRESTART}::test_until_the_kubelet_names_the_agent_s_pod_all_that_it_remembers_is_made_again",),
+    ),
+    Mutant(
         "counts a device that was made again at a start as unused",
         "deviceplugin/allocation.py",
         '            self._ledger.used([uuid])\n            log.info("device made again before',

@@ -17,7 +17,7 @@ from deviceplugin.api import podresources_v1_pb2 as pb
 from deviceplugin.api import podresources_v1_pb2_grpc as rpc
 from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet import podresources
-from deviceplugin.kubelet.podresources import Holder, list_holders
+from deviceplugin.kubelet.podresources import Holder, list_holders, list_pods
 
 Answer = Callable[[grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.ListPodResourcesResponse]]
 
@@ -69,6 +69,9 @@ async def test_each_device_has_its_holder(socket: Path) -> None:
 
     async with kubelet(socket, answer):
         holders = await list_holders(socket)
+        listing = await list_pods(socket)
+    assert listing.pods == {"default/one", "default/two", "default/none"}
+    assert listing.holders == holders
     assert holders == {
         "a": Holder("default", "one", "main", "vfio.dev/serial"),
         "b": Holder("default", "one", "main", "vfio.dev/serial"),

@@ -153,8 +153,8 @@ def test_a_wrong_prediction_says_what_was_expected_and_is_learned_from() -> None
     lesson = knowledge.learn(card)
     (surprise,) = lesson.surprises
     assert str(surprise) == (
-        "card (mbochs) carries 2 mbochs-large: 32 more mbochs-small were expected to fit, "
-        "and the kernel says 30; what is known of its types is learned anew"
+        "learned of card (mbochs): with 2 mbochs-large on it 30 more mbochs-small fit, "
+        "by the kernel's count; the estimate was 32"
     )
     rate = lesson.knowledge.rate(card, "mbochs-large", "mbochs-small")
     assert rate is not None
