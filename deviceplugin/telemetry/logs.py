@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import threading
 from datetime import UTC, datetime
@@ -23,18 +22,12 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def set_up(log_format: LogFormat, level: str) -> None:
-    """Send all logs to standard error, and have nothing else of this process write there.
-
-    Wants to be called before gRPC is used, whose core writes lines of its own. Who has to see them sets
-    ``GRPC_VERBOSITY``, which is respected.
-    """
+    """Send all logs to standard error, and have Python write nothing else there."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Console())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # gRPC's core says there what clients do wrong, so anybody could fill the log with it.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Python would print these itself.
     logging.captureWarnings(True)
     sys.unraisablehook = _unraisable
