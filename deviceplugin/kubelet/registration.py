@@ -112,14 +112,17 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
             inotify = _watching(paths)
         except OSError as error:
             # No directory yet, or no inotify instance to be had: look from time to time.
-            log.debug("the kubelet's directory can't be watched", extra={"reason": str(error)})
-            _appeared(paths, listeners)
-            await asyncio.sleep(_NO_WATCH)
+            await _without(error, paths, listeners)
             continue
         with inotify:
             # The watch may have come after the socket.
             _appeared(paths, listeners)
-            async for event in inotify:
+            while True:
+                try:
+                    event = await inotify.get()
+                except Exception as error:  # noqa: BLE001  # whatever the library raises, the agent goes on
+                    await _without(error, paths, listeners)
+                    break
                 name = event.name.name if event.name is not None else ""
                 if event.mask & (Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.Q_OVERFLOW) or (
                     name == paths.plugins.name and event.watch is not None and event.watch.path == paths.root
@@ -132,6 +135,13 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
                         listener.socket_gone(name)
                 elif name == paths.registration.name:
                     _appeared(paths, listeners)
+
+
+async def _without(error: Exception, paths: KubeletPaths, listeners: Iterable[Listener]) -> None:
+    """Look instead of watching, and wait until it is time to try that again."""
+    log.debug("the kubelet's directory can't be watched", extra={"reason": str(error)})
+    _appeared(paths, listeners)
+    await asyncio.sleep(_NO_WATCH)
 
 
 def _watching(paths: KubeletPaths) -> Inotify:

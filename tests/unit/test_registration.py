@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket as sockets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from asyncinotify import Event, Inotify
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
@@ -260,6 +262,27 @@ async def test_a_directory_that_is_replaced_is_watched_anew(
         (paths.plugins / "mdev-1.sock").touch()
         (paths.plugins / "mdev-1.sock").unlink()
         await noted.until(lambda: "mdev-1.sock" in noted.gone)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), ValueError("a library's own")])
+async def test_a_watch_that_fails_is_made_anew(
+    paths: KubeletPaths, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failures = [error]
+    get = Inotify.get
+
+    async def fail_once(inotify: Inotify) -> Event:
+        if failures:
+            raise failures.pop()
+        return await get(inotify)
+
+    monkeypatch.setattr(registration, "_NO_WATCH", 0.01)
+    monkeypatch.setattr(Inotify, "get", fail_once)
+    async with watching(paths) as noted:
+        await asyncio.sleep(0)
+        new_kubelet(paths)
+        await noted.until(lambda: Registrar.at(paths.registration) in noted.kubelets)
+    assert failures == []
 
 
 async def test_other_files_mean_nothing(paths: KubeletPaths) -> None:
