@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from deviceplugin.errors import HostError
+from deviceplugin.simulator.node.exclusive import open_exclusively
 
 _NULL = os.makedev(1, 3)
 
@@ -53,3 +54,19 @@ def prove(path: Path) -> None:
         ) from error
     finally:
         path.unlink()
+
+
+def open_group(path: Path, *, device_nodes: bool) -> int:
+    """Open what a node has for a group: one of these device nodes, or a file.
+
+    Raises:
+        OSError: EBUSY somebody has it, ENOENT it is not there.
+        HostError: something else is there.
+    """
+    fd = open_exclusively(path)
+    found = os.fstat(fd)
+    is_a_node = stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL
+    if not (is_a_node if device_nodes else stat.S_ISREG(found.st_mode)):
+        os.close(fd)
+        raise HostError(f"{path} is not what this node has for a group")
+    return fd

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from deviceplugin.errors import ConfigError, HostError
 from deviceplugin.host.paths import HostPaths
+from deviceplugin.simulator.node import devicenodes
 from deviceplugin.simulator.node.announcements import device_events, parent_event, vfio_events
 from deviceplugin.simulator.node.cards import NodeDescription
 from deviceplugin.simulator.node.eventlog import LOST, SimulatedUevents
@@ -108,7 +109,7 @@ class SimulatedKernel:
 
     def open_group(self, group: int) -> int:
         """Open a VFIO group; see ``Kernel.open_group``."""
-        return open_exclusively(self.paths.group(group))
+        return devicenodes.open_group(self.paths.group(group), device_nodes=self.device_nodes)
 
     def uevents(self) -> SimulatedUevents:
         """Begin to listen."""
