@@ -10,7 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -89,6 +89,8 @@ def scan(paths: HostPaths, addresses: Iterable[str] | None = None, *, known: Sna
                 reader.fault(FaultKind.UNREADABLE, f"{root}/{address}", in_words(error))
             continue
         parents.append(parent)
+    # What has left one function may be free again in the counts of those that were read after it.
+    parents = [reader.without_what_left(parent, f"{root}/{parent.address}") for parent in parents]
     return Scan(Snapshot(tuple(parents)), tuple(reader.faults))
 
 
@@ -206,6 +208,15 @@ class _Reader:
             types=tuple(types),
             devices=tuple(devices),
         )
+
+    def without_what_left(self, parent: Parent, link: str) -> Parent:
+        """A parent without the devices that have gone since it was read."""
+        left = {
+            device.uuid for device in parent.devices if not os.path.lexists(f"{link}/{device.uuid}/mdev_type")
+        }
+        if not left:
+            return parent
+        return replace(parent, devices=tuple(one for one in parent.devices if one.uuid not in left))
 
     def types(self, path: str, earlier: Mapping[str, ParentType]) -> list[ParentType]:
         root = f"{path}/mdev_supported_types"

@@ -121,7 +121,10 @@ class CardReader:
                 if not reading.done():
                     self._leave(card, clock() - started >= deadline)
                     reading.add_done_callback(lambda _: self._came(card, clock() - started, reading, result))
-        return result(reading.result()) if reading.done() else None
+        if not reading.done():
+            return None
+        self._slow.pop(card, None)
+        return result(reading.result())
 
     def _leave(self, card: str, waited: bool) -> None:
         """Nobody waits any longer for a look that goes on."""

@@ -77,6 +77,27 @@ MUTANTS = (
         ("tests/unit/test_listening.py",),
     ),
     Mutant(
+        "what leaves a function while the next one is read is counted twice",
+        "deviceplugin/host/mdev.py",
+        '    parents = [reader.without_what_left(parent, f"{root}/{parent.address}") for parent in parents]\n',
+        "",
+        ("tests/unit/test_mdev_scan.py",),
+    ),
+    Mutant(
+        "a card that was slow once is never waited for again",
+        "deviceplugin/host/reading.py",
+        "            return None\n        self._slow.pop(card, None)\n",
+        "            return None\n",
+        ("tests/unit/test_node.py",),
+    ),
+    Mutant(
+        "a watch on the kubelet's directory that fails ends the agent",
+        "deviceplugin/kubelet/registration.py",
+        "                except Exception as error:",
+        "                except KeyError as error:",
+        ("tests/unit/test_registration.py",),
+    ),
+    Mutant(
         "without events the node is looked at as seldom as with them",
         "deviceplugin/host/node.py",
         "if not listening.hears or clock() - swept >= SWEEP:",

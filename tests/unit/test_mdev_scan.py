@@ -554,6 +554,30 @@ def test_devices_that_come_and_go_all_the_time_are_never_counted_twice(
             come()
 
 
+def test_a_device_that_leaves_a_function_while_the_next_is_read_is_not_counted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = SimulatedKernel.build(tmp_path / "node", load("nvidia-a2"))
+    addresses = sorted(mdev.scan(kernel.paths).snapshot.by_address)
+    mdev.create(kernel, addresses[0], "nvidia-748", UUID)  # It takes the whole card.
+    last = f"/{addresses[1]}/"
+    real = mdev._read
+    left: list[str] = []
+
+    def read(path: str) -> bytes:
+        if last in f"{path}/" and not left:
+            left.append(path)
+            kernel.write(kernel.paths.remove(UUID), "1")
+        return real(path)
+
+    monkeypatch.setattr(mdev, "_read", read)
+    first, second, *_ = mdev.scan(kernel.paths, addresses[:2]).snapshot.parents
+    assert left
+    entry = second.type("nvidia-748")
+    assert entry is not None
+    assert (entry.available, first.devices) == (1, ())
+
+
 # Functions of one card.
 
 

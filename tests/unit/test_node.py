@@ -385,6 +385,16 @@ async def test_a_device_made_on_a_slow_card_is_known_and_counted_at_once(
     assert not watched.node._made
 
 
+async def test_a_card_that_is_quick_again_is_waited_for_again(watched: Watched, slow: Slow) -> None:
+    await watched.node.rescan()
+    slow.gate.set()
+    await watched.until(lambda: "mtty" in watched.node.snapshot.by_address)
+    assert watched.node._reader.is_slow("mtty")
+    async with asyncio.timeout(PATIENCE):
+        while watched.node._reader.is_slow("mtty"):
+            await watched.node.refresh("mtty")
+
+
 async def test_what_can_not_be_read_once_is_no_fault_yet(watched: Watched) -> None:
     await watched.node.rescan()
     types = watched.kernel.paths.parents / "mtty" / "mdev_supported_types"
