@@ -85,7 +85,7 @@ class Node:
         self._reader = CardReader(
             kernel.paths,
             on_late=lambda seen: self._see([seen]),
-            on_again=self.look_again,
+            on_again=self._look_once_more,
             on_scan=on_scan,
             on_fault=on_fault,
         )
@@ -179,6 +179,11 @@ class Node:
                 look = self._looks[card] = _Look()
                 self._looking.create_task(self._look(card, look), name=f"look at {card or 'everything'}")
             look.wanted.set()
+
+    def _look_once_more(self, card: str) -> None:
+        """Look at a slow card once more, unconfirmed: else each look would lead to the next one for ever."""
+        if self._looking is not None:
+            self._looking.create_task(self._look_once(card), name=f"look at {card} once more")
 
     def look_again_around(self, parent: str) -> None:
         """Ask for another look at the card of a parent, or at everything if there is no such parent."""

@@ -84,6 +84,13 @@ MUTANTS = (
         ("tests/unit/test_mdev_scan.py",),
     ),
     Mutant(
+        "each look at a slow card leads to another one",
+        "deviceplugin/host/node.py",
+        "on_again=self._look_once_more,",
+        "on_again=self.look_again,",
+        ("tests/unit/test_node.py",),
+    ),
+    Mutant(
         "a card that was slow once is never waited for again",
         "deviceplugin/host/reading.py",
         "            return None\n        self._slow.pop(card, None)\n",

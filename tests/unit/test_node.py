@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -383,6 +384,25 @@ async def test_a_device_made_on_a_slow_card_is_known_and_counted_at_once(
     await watched.node.refresh("mtty")
     await watched.until(lambda: watched.available("mtty-2") == 11)
     assert not watched.node._made
+
+
+async def test_a_slow_card_on_which_nothing_happens_is_left_in_peace(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mdev.scan
+
+    def scan(paths: HostPaths, addresses: Iterable[str], **named: Any) -> mdev.Scan:
+        if "mtty" in addresses:
+            time.sleep(0.4)
+        return real(paths, addresses, **named)
+
+    monkeypatch.setattr(mdev, "scan", scan)
+    monkeypatch.setattr(reading, "SCAN_DEADLINE", 0.05)
+    async with watched.followed():
+        await watched.until(lambda: "mtty" in watched.node.snapshot.by_address)
+        async with asyncio.timeout(PATIENCE):
+            while watched.node._looks or watched.node._reader._late:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
 
 
 async def test_a_card_that_is_quick_again_is_waited_for_again(watched: Watched, slow: Slow) -> None:
