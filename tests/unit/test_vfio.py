@@ -242,3 +242,11 @@ def test_a_claim_ends_when_its_block_fails(kernel: SimulatedKernel) -> None:
     with pytest.raises(KeyError), vfio.claim(kernel, UUID):
         raise KeyError
     assert not vfio.is_held(kernel, UUID)
+
+
+def test_what_is_no_group_of_a_simulated_node_proves_nothing(kernel: SimulatedKernel, group: int) -> None:
+    kernel.paths.group(group).unlink()
+    os.mkfifo(kernel.paths.group(group))
+    with pytest.raises(HostError, match="not what this node has for a group"):
+        vfio.remove_unused(kernel, UUID)
+    assert exists(kernel)
