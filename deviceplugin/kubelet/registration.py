@@ -117,24 +117,29 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
         with inotify:
             # The watch may have come after the socket.
             _appeared(paths, listeners)
-            while True:
-                try:
-                    event = await inotify.get()
-                except Exception as error:  # noqa: BLE001  # whatever the library raises, the agent goes on
-                    await _without(error, paths, listeners)
-                    break
-                name = event.name.name if event.name is not None else ""
-                if event.mask & (Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.Q_OVERFLOW) or (
-                    name == paths.plugins.name and event.watch is not None and event.watch.path == paths.root
-                ):
-                    break  # Watch what is there now.
-                if event.watch is None or event.watch.path != paths.plugins:
-                    continue
-                if event.mask & (Mask.DELETE | Mask.MOVED_FROM) and name.endswith(".sock"):
-                    for listener in tuple(listeners):
-                        listener.socket_gone(name)
-                elif name == paths.registration.name:
-                    _appeared(paths, listeners)
+            await _pass_on(inotify, paths, listeners)
+
+
+async def _pass_on(inotify: Inotify, paths: KubeletPaths, listeners: Iterable[Listener]) -> None:
+    """Tell the listeners of what happens, until it has to be watched anew."""
+    while True:
+        try:
+            event = await inotify.get()
+        except Exception as error:  # noqa: BLE001  # whatever the library raises, the agent goes on
+            await _without(error, paths, listeners)
+            return
+        name = event.name.name if event.name is not None else ""
+        if event.mask & (Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.Q_OVERFLOW) or (
+            name == paths.plugins.name and event.watch is not None and event.watch.path == paths.root
+        ):
+            return  # What is there now is to be watched.
+        if event.watch is None or event.watch.path != paths.plugins:
+            continue
+        if event.mask & (Mask.DELETE | Mask.MOVED_FROM) and name.endswith(".sock"):
+            for listener in tuple(listeners):
+                listener.socket_gone(name)
+        elif name == paths.registration.name:
+            _appeared(paths, listeners)
 
 
 async def _without(error: Exception, paths: KubeletPaths, listeners: Iterable[Listener]) -> None:

@@ -100,8 +100,8 @@ MUTANTS = (
     Mutant(
         "a watch on the kubelet's directory that fails ends the agent",
         "deviceplugin/kubelet/registration.py",
-        "                except Exception as error:",
-        "                except KeyError as error:",
+        "        except Exception as error:",
+        "        except KeyError as error:",
         ("tests/unit/test_registration.py",),
     ),
     Mutant(
