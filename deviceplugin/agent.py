@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from deviceplugin.adoption import Adoptable
 from deviceplugin.advertising import Advertising
 from deviceplugin.allocation import Allocation
+from deviceplugin.connections import Connections
 from deviceplugin.errors import PluginError
 from deviceplugin.handover import Handover, hand_over
 from deviceplugin.host.cdi import SpecFiles
@@ -95,6 +96,13 @@ class Agent:
             on_deaf=lambda _: self.metrics.event_failures.inc(),
         )
         self._memory = KubeletMemory(kubelet, self._endpoints, clock)
+        self._connections = Connections(
+            self._endpoints,
+            self._memory,
+            self._ledger,
+            self.metrics,
+            resource_of=self._advertising.resource_of,
+        )
         files = SpecFiles(cdi or kernel.paths.cdi, self._mark)
         self._specs = Specs(files, self._node, self._ledger) if config.cdi else None
         self._allocation = Allocation(
@@ -186,7 +194,9 @@ class Agent:
             await asyncio.wait({looking}, timeout=PATIENCE)
             self._tasks = tasks
             self._start(self._node.follow(), "follow the node")
-            self._start(watch(self._paths, self._endpoints.values()), "watch the kubelet")
+            moved = self._connections.plugin_moved
+            self._start(watch(self._paths, self._endpoints.values(), on_socket=moved), "watch the kubelet")
+            self._start(self._connections.agreement.run(), "compare with what the kubelet believes")
             self._start(self._pods.run(), "name the pods")
             self._start(self._recovery.keep_up(), "keep up with what the kubelet remembers")
             if self._specs is not None:
@@ -225,13 +235,7 @@ class Agent:
 
         if self._tasks is None:
             return Readiness(("the node has not been looked at yet, or the agent is ending",))
-        return Readiness(
-            tuple(
-                f"{resource}: the kubelet does not listen to it"
-                for resource, endpoint in self._endpoints.items()
-                if not endpoint.connected
-            )
-        )
+        return Readiness(self._connections.problems())
 
     # --- facts, going up ---------------------------------------------------------------------------
 
@@ -303,6 +307,8 @@ class Agent:
                 self._paths,
                 on_connection=self._connection_changed,
                 on_registration=self._registration_tried,
+                on_doubt=self._connections.doubted,
+                recall=self._recovery.recall_again,
             )
             self._start(self._endpoints[resource].run(), f"endpoint {resource}")
         return self._endpoints[resource]
@@ -312,20 +318,8 @@ class Agent:
         log.warning("left out", extra={"path": fault.path, "reason": fault.reason})
 
     def _connection_changed(self, resource: str, up: bool) -> None:
-        self._memory.disturb(resource)
+        self._connections.changed(resource, up)
         self._recovery.read_again()
-        self.metrics.connected.labels(resource=resource).set(up)
-        if not up:
-            # Until it is up again containers may start without PreStartContainer.
-            self._ledger.used(
-                [
-                    uuid
-                    for uuid in self._ledger.fresh()
-                    if self._advertising.resource_of(uuid) in {resource, None}
-                ]
-            )
-        level = logging.DEBUG if up else logging.INFO
-        log.log(level, "kubelet %s listening", "is" if up else "stopped", extra={"resource": resource})
 
     def _registration_tried(self, _resource: str, success: bool) -> None:
         self.metrics.registrations.labels(result=result(success)).inc()

@@ -94,6 +94,15 @@ class Recovery:
                 await self.restore()
                 return
 
+    async def recall_again(self) -> None:
+        """Read once more what the kubelet remembers, before it is sent a first list."""
+        try:
+            await self._read()
+        except KubeletError as error:
+            log.debug("the kubelet's memory can't be read now", extra={"reason": str(error)})
+        else:
+            self._on_recalled()
+
     def missing(self) -> tuple[tuple[Resource, str], ...]:
         """The devices that the kubelet remembers and the node does not have, in the order of their groups."""
         remembered = ((self._advertising.find(name), uuid) for uuid, name in self._advertising.held.items())

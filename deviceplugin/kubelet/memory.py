@@ -14,7 +14,7 @@ from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet import checkpoint
 from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.paths import KubeletPaths
-from deviceplugin.kubelet.podresources import Holder, Listing, list_pods
+from deviceplugin.kubelet.podresources import Holder, Listing, list_healthy, list_pods
 
 REWRITE_DEADLINE = 2.0
 """Seconds that the kubelet has to rewrite its checkpoint after a list was sent."""
@@ -44,13 +44,19 @@ class KubeletMemory:
         self._lines = lines
         self._clock = clock
         self._disturbed: dict[str, float] = {}
+        self._disputed: set[str] = set()
 
     def disturb(self, resource: str) -> None:
-        """A connection began or ended: what the kubelet says of it is not to be trusted for a while."""
+        """A connection began, ended or is in doubt: what the kubelet says of it is not to be trusted now."""
         self._disturbed[resource] = self._clock()
 
+    def dispute(self, resource: str, *, on: bool) -> None:
+        """The kubelet was found to believe something else than was listed, or does so no more."""
+        self.disturb(resource)
+        (self._disputed.add if on else self._disputed.discard)(resource)
+
     def calm_for(self, resource: str | None) -> float:
-        """Seconds since a resource's connection is up and undisturbed; 0 while it is down.
+        """Seconds since a resource's connection is up and undisturbed; 0 while it is down or disputed.
 
         A device of no resource, from another configuration, is judged by the calmest connection: that is
         how long this kubelet is there for certain.
@@ -58,7 +64,9 @@ class KubeletMemory:
         if resource is None:
             return max((self.calm_for(each) for each in self._lines), default=0.0)
         line = self._lines.get(resource)
-        if line is None or not line.connected or resource not in self._disturbed:
+        if line is None or not line.connected or resource in self._disputed:
+            return 0.0
+        if resource not in self._disturbed:
             return 0.0
         return self._clock() - self._disturbed[resource]
 
@@ -69,6 +77,10 @@ class KubeletMemory:
     async def listing(self) -> Listing:
         """The pods that the kubelet names, and their devices; see ``podresources.list_pods``."""
         return await list_pods(self._paths.pod_resources)
+
+    async def healthy(self) -> dict[str, frozenset[str]]:
+        """The devices that it takes for healthy, by resource; see ``podresources.list_healthy``."""
+        return await list_healthy(self._paths.pod_resources)
 
     async def devices_now(self) -> Checkpoint:
         """What the kubelet remembers, written after this call began.

@@ -1,7 +1,8 @@
-"""Who has which device, by the kubelet's pod resources service.
+"""Who has which device, and which are healthy, by the kubelet's pod resources service.
 
-The answer covers active pods and leaves out ordinary init containers; it can be empty for a while after
-a kubelet start. So a name in it is proof that a device is wanted, and no name is no proof of anything.
+The answer to the first covers active pods and leaves out ordinary init containers; it can be empty for a
+while after a kubelet start. So a name in it is proof that a device is wanted, and no name is no proof of
+anything.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet.channel import kubelet_channel
 
 LIST_DEADLINE = 3.0
-"""Seconds."""
+"""Seconds for either answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +70,22 @@ async def list_pods(socket: Path) -> Listing:
 async def list_holders(socket: Path) -> dict[str, Holder]:
     """The holder of each device that the kubelet names, by device ID; see ``list_pods``."""
     return (await list_pods(socket)).holders
+
+
+async def list_healthy(socket: Path) -> dict[str, frozenset[str]]:
+    """The devices that the kubelet takes for healthy, by resource; one that has none is left out.
+
+    Raises:
+        KubeletError: the kubelet did not answer in time, refused, or is too old to be asked (before 1.23).
+    """
+    async with kubelet_channel(socket) as channel:
+        call = rpc.PodResourcesListerStub(channel).GetAllocatableResources
+        response: pb.AllocatableResourcesResponse | None = await call(
+            pb.AllocatableResourcesRequest(), timeout=LIST_DEADLINE
+        )
+    if response is None:
+        raise KubeletError(f"the answer of the kubelet at {socket} can't be understood")
+    healthy: dict[str, set[str]] = {}
+    for devices in response.devices:
+        healthy.setdefault(devices.resource_name, set()).update(devices.device_ids)
+    return {resource: frozenset(found) for resource, found in healthy.items()}

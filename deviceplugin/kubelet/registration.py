@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -91,23 +91,26 @@ def remove_stale_sockets(paths: KubeletPaths, pattern: str) -> None:
             log.warning("an old socket stays", extra={"path": str(path), "reason": str(error)})
 
 
-async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
+async def watch(
+    paths: KubeletPaths,
+    listeners: Iterable[Listener],
+    *,
+    on_socket: Callable[[str], None] = lambda _name: None,
+) -> NoReturn:
     """Tell the listeners of every new kubelet socket and of every socket that goes.
 
     Goes on when the directory is replaced or does not exist yet. Runs until it is cancelled.
-    ``listeners`` is read anew for each event. A directory that is not there is said once for each time.
+    A directory that is not there is said once for each time.
+
+    Args:
+        paths: where the kubelet is.
+        listeners: read anew for each event.
+        on_socket: called with the name of each plugin's socket that comes or goes, whoever's it is.
     """
     is_missing = False
     while True:
         if is_missing is not (is_missing := not paths.plugins.is_dir()) and is_missing:
-            log.warning(
-                "there is no kubelet yet; waiting for its directory",
-                extra={
-                    "path": str(paths.plugins),
-                    "reason": "no kubelet has run here, or its root directory is another one than "
-                    f"{paths.root}, which --kubelet-root names",
-                },
-            )
+            _say_missing(paths)
         try:
             inotify = _watching(paths)
         except OSError as error:
@@ -117,10 +120,15 @@ async def watch(paths: KubeletPaths, listeners: Iterable[Listener]) -> NoReturn:
         with inotify:
             # The watch may have come after the socket.
             _appeared(paths, listeners)
-            await _pass_on(inotify, paths, listeners)
+            await _pass_on(inotify, paths, listeners, on_socket)
 
 
-async def _pass_on(inotify: Inotify, paths: KubeletPaths, listeners: Iterable[Listener]) -> None:
+async def _pass_on(
+    inotify: Inotify,
+    paths: KubeletPaths,
+    listeners: Iterable[Listener],
+    on_socket: Callable[[str], None],
+) -> None:
     """Tell the listeners of what happens, until it has to be watched anew."""
     while True:
         try:
@@ -138,8 +146,11 @@ async def _pass_on(inotify: Inotify, paths: KubeletPaths, listeners: Iterable[Li
         if event.mask & (Mask.DELETE | Mask.MOVED_FROM) and name.endswith(".sock"):
             for listener in tuple(listeners):
                 listener.socket_gone(name)
+            on_socket(name)
         elif name == paths.registration.name:
             _appeared(paths, listeners)
+        elif (paths.plugins / name).is_socket():
+            on_socket(name)
 
 
 async def _without(error: Exception, paths: KubeletPaths, listeners: Iterable[Listener]) -> None:

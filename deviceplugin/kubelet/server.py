@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,9 +23,10 @@ import grpc.aio
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.errors import KubeletError
 from deviceplugin.inventory.offer import Offer
+from deviceplugin.kubelet.listing import Listing
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar, register, was_reached
-from deviceplugin.kubelet.service import LAST_MOMENT, LIMITS, Backend, Listing, Service, first_of
+from deviceplugin.kubelet.service import LAST_MOMENT, LIMITS, Backend, Service, first_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ SOCKETS = f"{SOCKET_PREFIX}{'[0-9a-f]' * 8}-{'[0-9a-f]' * 8}.sock"
 """The names of all sockets that an agent ever makes, as a glob."""
 LISTEN_DEADLINE = 2.0
 """Seconds from a registration to the kubelet's asking for the list, which it does at once."""
+EXPECTING = 10.0
+"""Seconds from a registration in which whoever asks for the list may be the kubelet, if it can't be asked."""
 AFTER_END = 0.05
 """Seconds from the end of one connection to the next."""
 SHORT_LIVED = 2.0
@@ -43,11 +46,17 @@ LAST_RETRY = 5.0
 """Seconds between attempts to register; each doubles the time, and a new kubelet socket resets it."""
 
 
+async def _nothing() -> None:
+    """Recall nothing."""
+
+
 class Endpoint:
     """A resource as the kubelet sees it.
 
     Args:
         on_connection: called with the resource when the kubelet begins or ends to listen.
+        on_doubt: called with the resource when one of several listeners ends, which may be the kubelet.
+        recall: done before each registration, so that the list has what the kubelet remembers by then.
     """
 
     def __init__(
@@ -58,13 +67,17 @@ class Endpoint:
         *,
         on_connection: Callable[[str, bool], None] = lambda _resource, _up: None,
         on_registration: Callable[[str, bool], None] = lambda _resource, _success: None,
+        on_doubt: Callable[[str], None] = lambda _resource: None,
+        recall: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
         self.resource = resource
         self._backend = backend
         self._paths = paths
         self._on_connection = on_connection
         self._on_registration = on_registration
-        self._listing = Listing(resource)
+        self._on_doubt = on_doubt
+        self._recall = recall
+        self.listing = Listing(resource)
         self._connection = self._new_connection()
         self._retry = asyncio.Event()
         self._pause = FIRST_RETRY
@@ -78,17 +91,35 @@ class Endpoint:
         return self._connection.service.connected
 
     @property
+    def listens_since(self) -> float | None:
+        """When the kubelet began to listen, on the monotonic clock; None while it does not."""
+        return self._connection.service.listens_since
+
+    @property
+    def socket(self) -> str:
+        """The name of the socket that is served now."""
+        return self._connection.socket
+
+    @property
     def offer(self) -> Offer:
         """What is advertised now."""
-        return self._listing.offer
+        return self.listing.offer
 
     def publish(self, offer: Offer) -> None:
         """Advertise this from now on; sent only if it differs."""
-        self._listing.publish(offer)
+        self.listing.publish(offer)
 
     def resend(self) -> None:
         """Send the list as it is once more, which makes the kubelet rewrite its checkpoint."""
-        self._listing.resend()
+        self.listing.resend()
+
+    def settle(self) -> None:
+        """The kubelet has its list: whoever asks for it from here on is somebody else."""
+        self._connection.settle()
+
+    def renew(self) -> None:
+        """Register under a new socket."""
+        self._connection.renew.set()
 
     def kubelet_appeared(self, identity: Registrar) -> None:
         """The kubelet's socket was made anew: register there, unless that was done already."""
@@ -131,8 +162,7 @@ class Endpoint:
     @contextlib.asynccontextmanager
     async def _served(self) -> AsyncIterator[None]:
         """A server on a socket of its own, for the length of the block."""
-        digest = hashlib.sha256(self.resource.encode()).hexdigest()[:8]
-        connection = self._new_connection(f"{SOCKET_PREFIX}{digest}-{secrets.token_hex(4)}.sock")
+        connection = self._new_connection(f"{_prefix(self.resource)}{secrets.token_hex(4)}.sock")
         self._connection = connection
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *LIMITS])
         rpc.add_DevicePluginServicer_to_server(connection.service, server)
@@ -162,7 +192,13 @@ class Endpoint:
                 connection.renew.set()
             self._on_connection(self.resource, up)
 
-        connection = _Connection(Service(self._listing, self._backend, on_connection=changed), socket)
+        service = Service(
+            self.listing,
+            self._backend,
+            on_connection=changed,
+            on_doubt=lambda: self._on_doubt(self.resource),
+        )
+        connection = _Connection(service, socket)
         return connection
 
     async def _register(self) -> bool:
@@ -170,6 +206,7 @@ class Endpoint:
         connection = self._connection
         while not connection.renew.is_set():
             self._retry.clear()
+            await self._recall()
             connection.registrar = Registrar.at(self._paths.registration)
             connection.service.expecting = True
             try:
@@ -192,6 +229,7 @@ class Endpoint:
             else:
                 self._pause, self._told = FIRST_RETRY, ""
                 connection.registered = True
+                asyncio.get_running_loop().call_later(EXPECTING, connection.settle)
                 self._on_registration(self.resource, True)
                 log.info("registered", extra={"resource": self.resource, "socket": connection.socket})
                 return True
@@ -241,6 +279,19 @@ class _Connection:
         self.registered = False
         self.renew = asyncio.Event()
         """Set when it has become useless: the kubelet's list ended, the kubelet or the socket is no more."""
+
+    def settle(self) -> None:
+        """The kubelet has its list by now: whoever asks for it from here on is somebody else."""
+        self.service.expecting = False
+
+
+def is_socket_of(name: str, resources: Iterable[str]) -> bool:
+    """Whether a socket's name is one that an agent gives to an endpoint of these resources."""
+    return any(name.startswith(_prefix(resource)) for resource in resources)
+
+
+def _prefix(resource: str) -> str:
+    return f"{SOCKET_PREFIX}{hashlib.sha256(resource.encode()).hexdigest()[:8]}-"
 
 
 def _heed_cancellation() -> None:

@@ -1,9 +1,10 @@
 """What the kubelet asks of a resource: the DevicePlugin service, a new one for each connection.
 
-Nothing on a socket tells who calls. The kubelet is taken to be whoever asks for the list first after
-the endpoint has begun to register, which it does within milliseconds. Others who can reach the socket
-get the same answers, but their coming and going moves nothing, and there are bounds to what they can
-ask for at a time, so that they can't keep the agent from serving the kubelet.
+Nothing on a socket tells who calls. The kubelet asks for the list within moments of a registration, and
+whoever does so then may be it: all of them are served alike, the connection is up while one of them listens,
+and each that hangs up leaves a doubt, which ``agreement`` settles by asking the kubelet. Who comes later is a
+guest: its coming and going moves nothing. There are bounds to what all can ask for at a time, so that they
+can't keep the agent from serving the kubelet.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
@@ -21,21 +23,22 @@ from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.errors import BadRequest, TooSlow
 from deviceplugin.handover import Handover
-from deviceplugin.inventory.offer import Offer
-from deviceplugin.kubelet.translation import Context, granted, offered, translated
+from deviceplugin.kubelet.listing import Listing
+from deviceplugin.kubelet.translation import Context, granted, translated
 
 log = logging.getLogger(__name__)
 
 MAX_GUESTS = 8
-"""Streams of the list beside the kubelet's own, which is one."""
+"""Streams of the list that begin when the kubelet has its own."""
 FINISH = 3.5
 """Seconds that requests under way have to finish when a connection ends."""
 LAST_MOMENT = 0.5
 """Seconds that refusals have to reach the kubelet after that, and then the ends of lists."""
 LIMITS = (
-    # The kubelet has one connection, and a request under way for each container that it starts.
-    ("grpc.max_allowed_incoming_connections", 8),
-    ("grpc.max_concurrent_streams", 128),
+    # The kubelet has one connection, and a request under way for each container that it starts; more of
+    # these wait for their turn. Whoever takes all connections keeps it out, so there are many.
+    ("grpc.max_allowed_incoming_connections", 48),
+    ("grpc.max_concurrent_streams", 64),
     # Twice the IDs of a resource with as many slots as there can be.
     ("grpc.max_receive_message_length", 2 << 20),
     # Milliseconds: whoever connects and does not speak, or has nothing to ask, makes room for others.
@@ -55,52 +58,42 @@ class Backend(Protocol):
     def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> Sequence[str]: ...
 
 
-class Listing:
-    """A resource's list of devices as it is now, for all who listen to it."""
-
-    def __init__(self, resource: str) -> None:
-        self.offer = Offer(resource)
-        self.response = pb.ListAndWatchResponse()
-        self.ids: frozenset[str] = frozenset()
-        self.revision = 0
-        self.changed = asyncio.Event()
-
-    def publish(self, offer: Offer) -> None:
-        """List this from now on; sent only if it differs."""
-        if offer != self.offer:
-            self.offer = offer
-            self.response = offered(offer)
-            self.ids = frozenset(slot.id for slot in offer.slots)
-            self.resend()
-
-    def resend(self) -> None:
-        """Send the list as it is once more."""
-        self.revision += 1
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-
 class Service(rpc.DevicePluginServicer):
     """Answers on one socket.
 
     Args:
-        on_connection: called when the kubelet begins or ends to listen.
+        on_connection: called when the kubelet begins to listen, and when nobody does any more who may be it.
+        on_doubt: called when one hangs up who may have been the kubelet, while others listen.
     """
 
-    def __init__(self, listing: Listing, backend: Backend, *, on_connection: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        backend: Backend,
+        *,
+        on_connection: Callable[[bool], None],
+        on_doubt: Callable[[], None] = lambda: None,
+    ) -> None:
         self._listing = listing
         self._backend = backend
         self._on_connection = on_connection
+        self._on_doubt = on_doubt
         self._guests = 0
+        self._listeners = 0
         self._working: set[asyncio.Timeout] = set()
         self._requests = _Calls()
         self.expecting = False
         """Whether the kubelet may ask for the list: it knows of this socket, or is being told."""
-        self.connected = False
-        """Whether the kubelet is listening."""
+        self.listens_since: float | None = None
+        """When somebody who may be the kubelet began to listen; None while nobody does."""
         self.listened = asyncio.Event()
-        """Set once it has begun to."""
+        """Set once somebody has begun to."""
         self._ending = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether somebody listens who may be the kubelet."""
+        return self.listens_since is not None
 
     async def end(self) -> None:
         """Let requests that are under way finish, refuse those that take too long, then end all lists.
@@ -125,8 +118,8 @@ class Service(rpc.DevicePluginServicer):
         self, request: pb.Empty, context: Context
     ) -> AsyncIterator[pb.ListAndWatchResponse]:
         """The list, and the list again on every change. Several streams each see all of them."""
-        if self.expecting and not self.listened.is_set():
-            async with self._kubelet():
+        if self.expecting:
+            async with self._perhaps_the_kubelet():
                 async for response in self._responses():
                     yield response
             return
@@ -143,16 +136,22 @@ class Service(rpc.DevicePluginServicer):
             self._guests -= 1
 
     @contextlib.asynccontextmanager
-    async def _kubelet(self) -> AsyncIterator[None]:
-        """The kubelet listens, for the length of the block."""
-        self.connected = True
-        self.listened.set()
-        self._on_connection(True)
+    async def _perhaps_the_kubelet(self) -> AsyncIterator[None]:
+        """Somebody listens who may be the kubelet, for the length of the block."""
+        self._listeners += 1
+        if self._listeners == 1:
+            self.listens_since = time.monotonic()
+            self.listened.set()
+            self._on_connection(True)
         try:
             yield
         finally:
-            self.connected = False
-            self._on_connection(False)
+            self._listeners -= 1
+            if self._listeners:
+                self._on_doubt()
+            else:
+                self.listens_since = None
+                self._on_connection(False)
 
     async def _responses(self) -> AsyncIterator[pb.ListAndWatchResponse]:
         sent = -1

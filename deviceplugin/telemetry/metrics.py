@@ -72,6 +72,15 @@ class Metrics:
             ("resource",),
             registry=self.registry,
         )
+        self.another_plugin = Gauge(
+            "mdev_another_plugin",
+            "Whether the kubelet believes something else of a resource than was listed.",
+            ("resource",),
+            registry=self.registry,
+        )
+        self.disputes = self._counter(
+            "another_plugin_seen", "Times that the kubelet was found to believe another plugin.", "resource"
+        )
         self.scan_seconds = self._histogram("scan", "Time to read the types and devices of one card.")
         self.faults = self._counter("faults", "Things in sysfs that had to be left out.", "kind")
         self.event_failures = self._counter(
@@ -91,6 +100,8 @@ class Metrics:
     def add_resource(self, resource: str, types: Iterable[str] = ()) -> None:
         """Begin the series of a resource and of the types that it may become, at zero."""
         self.connected.labels(resource=resource)
+        self.another_plugin.labels(resource=resource)
+        self.disputes.labels(resource=resource)
         for type_id in types:
             self.made.labels(resource=resource, type=type_id)
         for each in RESULTS:

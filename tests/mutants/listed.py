@@ -33,6 +33,7 @@ CHOICE = "tests/component/test_choice.py"
 ADOPTED = "tests/component/test_adopted.py"
 VFIO = "tests/unit/test_vfio.py"
 ENDPOINT = "tests/unit/test_endpoint.py"
+AGREEMENT = "tests/unit/test_agreement.py"
 MAKING = "tests/unit/test_making.py"
 CAPACITY = "tests/unit/test_capacity.py"
 OFFER = "tests/unit/test_offer.py"
@@ -570,9 +571,52 @@ MUTANTS = (
     Mutant(
         "takes a stranger for the kubelet",
         "deviceplugin/kubelet/service.py",
-        "if self.expecting and not self.listened.is_set():",
-        "if not self.listened.is_set():",
+        "        if self.expecting:\n",
+        "        if True:\n",
         (ENDPOINT,),
+    ),
+    Mutant(
+        "takes the first stranger's end for the kubelet's",
+        "deviceplugin/kubelet/service.py",
+        "            if self._listeners:\n",
+        "            if False:\n",
+        (ENDPOINT,),
+    ),
+    Mutant(
+        "does not doubt when one of several listeners ends",
+        "deviceplugin/kubelet/service.py",
+        "                self._on_doubt()\n",
+        "                pass\n",
+        (ENDPOINT,),
+    ),
+    Mutant(
+        "takes one look for proof that another plugin has the resource",
+        "deviceplugin/kubelet/agreement.py",
+        "            elif now - state.suspected[2] >= CONFIRM:\n",
+        "            else:\n",
+        (AGREEMENT,),
+    ),
+    Mutant(
+        "covers with a list of its own what another plugin left",
+        "deviceplugin/kubelet/agreement.py",
+        "        if suspected is not None and suspected[0] == line.socket and "
+        "suspected[1] != line.listing.revision:\n",
+        "        if False:\n",
+        (AGREEMENT,),
+    ),
+    Mutant(
+        "fights another plugin at full speed",
+        "deviceplugin/kubelet/agreement.py",
+        "        state.pause = min(2 * state.pause, LAST_PAUSE)\n",
+        "        pass\n",
+        (AGREEMENT,),
+    ),
+    Mutant(
+        "trusts a kubelet that believes another plugin",
+        "deviceplugin/kubelet/memory.py",
+        "not line.connected or resource in self._disputed:",
+        "not line.connected:",
+        ("tests/unit/test_kubelet_memory.py",),
     ),
     Mutant(
         "does not register with a new kubelet while the old one listens",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import pytest
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.handover import Handover
+from deviceplugin.kubelet.listing import Listing
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar
 from deviceplugin.kubelet.server import Endpoint
-from deviceplugin.kubelet.service import Listing, Service
+from deviceplugin.kubelet.service import Service
 from deviceplugin.simulator.kubelet.kubelet import SimulatedKubelet
 
 
@@ -113,6 +114,43 @@ async def test_whoever_listens_before_the_kubelet_can_know_of_it_is_not_the_kube
             assert moved == [True]
             await service.end()
             assert await early.read() is await kubelet.read() is grpc.aio.EOF
+        await server.stop(None)
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - a stream's end gives no sign here
+            await asyncio.sleep(0.01)
+
+
+async def test_one_of_several_that_may_be_the_kubelet_leaves_a_doubt_and_the_last_one_an_end() -> None:
+    moved: list[bool] = []
+    doubts: list[None] = []
+    service = Service(
+        Listing("vfio.dev/x"), Nothing(), on_connection=moved.append, on_doubt=lambda: doubts.append(None)
+    )
+    service.expecting = True
+    server = grpc.aio.server()
+    rpc.add_DevicePluginServicer_to_server(service, server)
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        server.add_insecure_port(f"unix:{directory}/socket")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"unix:{directory}/socket") as channel:
+            first, second = (rpc.DevicePluginStub(channel).ListAndWatch(pb.Empty()) for _ in range(2))
+            await first.read()
+            await second.read()
+            service.expecting = False
+            guest = rpc.DevicePluginStub(channel).ListAndWatch(pb.Empty())
+            await guest.read()
+            guest.cancel()
+            first.cancel()
+            await becomes(lambda: bool(doubts))
+            assert service.connected
+            assert moved == [True]
+            second.cancel()
+            await becomes(lambda: len(moved) > 1)
+            assert moved == [True, False]
+            assert len(doubts) == 1
         await server.stop(None)
 
 

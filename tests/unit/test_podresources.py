@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from deviceplugin.api import podresources_v1_pb2 as pb
 from deviceplugin.api import podresources_v1_pb2_grpc as rpc
 from deviceplugin.errors import KubeletError
 from deviceplugin.kubelet import podresources
-from deviceplugin.kubelet.podresources import Holder, list_holders, list_pods
+from deviceplugin.kubelet.podresources import Holder, list_healthy, list_holders, list_pods
 
 Answer = Callable[[grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.ListPodResourcesResponse]]
 
@@ -30,13 +30,21 @@ def socket() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def kubelet(socket: Path, answer: Answer) -> AsyncIterator[None]:
+async def kubelet(
+    socket: Path, answer: Answer, allocatable: Sequence[pb.ContainerDevices] = ()
+) -> AsyncIterator[None]:
     class Service(rpc.PodResourcesListerServicer):
         async def List(  # noqa: N802 - the name on the wire
             self, request: pb.ListPodResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
         ) -> pb.ListPodResourcesResponse:
             del request
             return await answer(context)
+
+        async def GetAllocatableResources(  # noqa: N802 - the name on the wire
+            self, request: pb.AllocatableResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> pb.AllocatableResourcesResponse:
+            del request, context
+            return pb.AllocatableResourcesResponse(devices=allocatable)
 
     server = grpc.aio.server()
     rpc.add_PodResourcesListerServicer_to_server(Service(), server)
@@ -156,3 +164,17 @@ async def test_an_answer_that_makes_no_sense_is_an_error(socket: Path) -> None:
             await list_holders(socket)
     finally:
         await server.stop(None)
+
+
+async def test_what_the_kubelet_takes_for_healthy_is_put_together_by_resource(socket: Path) -> None:
+    # Each device is an entry of its own, and once for each of its NUMA nodes.
+    entries = [
+        pb.ContainerDevices(resource_name=resource, device_ids=[device])
+        for resource, device in [("a/x", "1"), ("b/y", "2"), ("a/x", "3"), ("a/x", "3")]
+    ]
+
+    async def answer(_: object) -> pb.ListPodResourcesResponse:
+        return pb.ListPodResourcesResponse()
+
+    async with kubelet(socket, answer, entries):
+        assert await list_healthy(socket) == {"a/x": {"1", "3"}, "b/y": {"2"}}

@@ -27,17 +27,21 @@ class Faults:
         self._changes.notify()
 
     def throttle(self, requests: int) -> None:
-        """Answer the next List requests with RESOURCE_EXHAUSTED."""
+        """Answer the next requests to pod-resources with RESOURCE_EXHAUSTED."""
         self._lister.throttle = requests
 
     def fail_list(self, code: grpc.StatusCode | None) -> None:
-        """Answer List with an error, until None."""
+        """Answer requests to pod-resources with an error, until None."""
         self._lister.fail = code
 
     def hang_list(self, *, on: bool = True) -> None:
-        """Leave List requests without an answer, until this is off again."""
+        """Leave requests to pod-resources without an answer, until this is off again."""
         self._lister.hang = on
         self._changes.notify()
+
+    def forget_allocatable(self, *, on: bool = True) -> None:
+        """Know no GetAllocatableResources, as old kubelets do."""
+        self._lister.too_old = on
 
     def refuse_registration(self, text: str | None) -> None:
         """Answer Register with this error, until None."""

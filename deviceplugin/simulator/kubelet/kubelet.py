@@ -100,6 +100,7 @@ class SimulatedKubelet(Faults):
         self._lister = PodLister(
             self._changes,
             self._list,
+            self._healthy,
             after=list_after,
             empty_for=list_empty_for,
             partial_for=list_partial_for,
@@ -363,6 +364,10 @@ class SimulatedKubelet(Faults):
         listed = [pod for pod in self._pods.values() if pod.listed]
         shown = {"all": len(listed), "part": len(listed) // 2}.get(state, 0)
         return pod_resources(listed[:shown], self._admission.memory)
+
+    def _healthy(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        self.log.append(Call("GetAllocatableResources"))
+        return self._plugins.healthy
 
     async def _on_list(self, resource: str) -> None:
         vanished = self._admission.held(resource) - self.devices(resource).keys()

@@ -135,6 +135,15 @@ class Plugins(rpc.RegistrationServicer):
             for resource, devices in self._listed.items()
         }
 
+    @property
+    def healthy(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """The healthy devices of each resource that is not forgotten, with their NUMA nodes."""
+        return {
+            resource: {device: state.nodes for device, state in devices.items() if state.healthy}
+            for resource in self._listed
+            if (devices := self.listed(resource)) is not None
+        }
+
     def options(self, resource: str) -> pb.DevicePluginOptions | None:
         """What the plugin wants to be asked; None if it has not registered since the kubelet's start."""
         plugin = self._endpoints.get(resource)

@@ -1,4 +1,4 @@
-"""The kubelet's pod resources service: the answer, the rate limit, and the ways in which it can fail."""
+"""The kubelet's pod resources service: the answers, the rate limit, and the ways in which it can fail."""
 
 from __future__ import annotations
 
@@ -41,11 +41,14 @@ class RateLimit:
 
 
 class PodLister(rpc.PodResourcesListerServicer):
-    """Answers List. After a kubelet's start it comes to know only bit by bit which pods there are.
+    """Answers List and GetAllocatableResources, which share their rate limit.
+
+    After a kubelet's start it comes to know only bit by bit which pods there are; devices it knows at once.
 
     Args:
         changes: told of each step.
         answer: gives the answer, for a share of the pods.
+        healthy: gives the healthy devices of each resource, with their NUMA nodes.
         after: seconds from a start until the service is there.
         empty_for: seconds for which it then lists nothing.
         partial_for: seconds for which it then leaves out the later half of the pods.
@@ -56,6 +59,7 @@ class PodLister(rpc.PodResourcesListerServicer):
         self,
         changes: Changes,
         answer: Callable[[State], pb.ListPodResourcesResponse],
+        healthy: Callable[[], Mapping[str, Mapping[str, Iterable[int]]]],
         *,
         after: float,
         empty_for: float,
@@ -74,6 +78,9 @@ class PodLister(rpc.PodResourcesListerServicer):
         self.hang = False
         self._changes = changes
         self._answer = answer
+        self._healthy = healthy
+        self.too_old = False
+        """Whether GetAllocatableResources is unknown, as before Kubernetes 1.21."""
 
     async def wake(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Go through what follows a start, until everything is listed."""
@@ -93,13 +100,32 @@ class PodLister(rpc.PodResourcesListerServicer):
     async def List(  # noqa: N802 - the name on the wire
         self, _: pb.ListPodResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListPodResourcesResponse:
+        await self._admit(context)
+        return self._answer(self.state)
+
+    async def GetAllocatableResources(  # noqa: N802 - the name on the wire
+        self, _: pb.AllocatableResourcesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.AllocatableResourcesResponse:
+        if self.too_old:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown method GetAllocatableResources")
+        await self._admit(context)
+        # Each device is an entry of its own; one with several NUMA nodes is one for each of them.
+        return pb.AllocatableResourcesResponse(
+            devices=[
+                pb.ContainerDevices(resource_name=resource, device_ids=[device])
+                for resource, devices in self._healthy().items()
+                for device, nodes in devices.items()
+                for _ in nodes or (None,)
+            ]
+        )
+
+    async def _admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if self.throttle > 0 or not self.limit.allows():
             self.throttle = max(0, self.throttle - 1)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit")
         await self._changes.wait_for(lambda: not self.hang, timeout=None)
         if self.fail is not None:
             await context.abort(self.fail, "the simulated kubelet was told to fail")
-        return self._answer(self.state)
 
 
 def pod_resources(
