@@ -110,7 +110,14 @@ async def watch(
     is_missing = False
     while True:
         if is_missing is not (is_missing := not paths.plugins.is_dir()) and is_missing:
-            _say_missing(paths)
+            log.warning(
+                "there is no kubelet yet; waiting for its directory",
+                extra={
+                    "path": str(paths.plugins),
+                    "reason": "no kubelet has run here, or its root directory is another one than "
+                    f"{paths.root}, which --kubelet-root names",
+                },
+            )
         try:
             inotify = _watching(paths)
         except OSError as error:

@@ -19,12 +19,16 @@ import pytest
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.kubelet.service import MAX_GUESTS
+from deviceplugin.simulator.kubelet.plugins import Version
 from tests.component.conftest import Begin
 from tests.component.test_seen_from_outside import ask, becomes, started
 from tests.component.world import NEVER, PATIENCE, World, allocate_request, slot, vfio
 
 MTTY = vfio("mtty-1")
-CONNECTIONS = 8
+VERSIONS = pytest.mark.parametrize("version", ["1.36", "1.37"])
+CONNECTIONS = 48
+STREAMS = 64
+"""Of each connection."""
 IN_TIME = 3.0
 """Seconds that the kubelet may be kept waiting by others, far below the ten that it can bear."""
 MIB = 1 << 20
@@ -38,6 +42,8 @@ async def calm(begin: Begin) -> World:
     world = await begin(config=NEVER)
     await world.offers(mtty_1=24, mtty_2=12)
     await world.says("registered", resource=MTTY)
+    # Twice the kubelet was asked what it believes: the agent knows that it has the list.
+    await world.until(lambda: world.kubelet.calls["GetAllocatableResources"] > 1)
     return world
 
 
@@ -114,6 +120,127 @@ async def test_a_stranger_who_comes_and_goes_does_not_make_the_agent_register_ag
     assert not calm.logged("kubelet stopped listening")
 
 
+@contextlib.asynccontextmanager
+async def between_register_and_the_kubelets_call(world: World, version: str) -> AsyncIterator[Path]:
+    """The kubelet is a new one that has been told of the socket, and calls when the block ends."""
+    before = world.sockets()
+    world.kubelet.hang_registration()
+    await world.kubelet.kill()
+    await world.kubelet.start()
+    registrations = world.kubelet.calls["Register"]
+    prefix = world.socket(MTTY).name.rsplit("-", 1)[0]
+
+    def fresh() -> list[str]:
+        return [name for name in world.sockets() - before if name.startswith(prefix)]
+
+    await world.until(lambda: fresh() and world.kubelet.calls["Register"] > registrations, version)
+    (name,) = fresh()
+    yield world.kubelet.plugin_directory / name
+    world.kubelet.hang_registration(on=False)
+
+
+@VERSIONS
+async def test_strangers_who_ask_for_the_list_before_the_kubelet_and_hang_up_move_nothing(
+    begin: Begin, version: Version
+) -> None:
+    world = await begin(config=NEVER, version=version)
+    await world.offers(mtty_1=24)
+    await world.says("registered", resource=MTTY)
+    async with contextlib.AsyncExitStack() as strangers:
+        async with between_register_and_the_kubelets_call(world, version) as path:
+            streams = []
+            for _ in range(5):
+                plugin = rpc.DevicePluginStub(await strangers.enter_async_context(stranger(path)))
+                streams += [plugin.ListAndWatch(pb.Empty()) for _ in range(20)]
+            await asyncio.gather(*(told(stream) for stream in streams))
+        await world.offers(mtty_1=24)
+        ended = len(world.logged("kubelet stopped listening", resource=MTTY))
+        for stream in streams:
+            stream.cancel()
+            await asyncio.sleep(0)
+    await serves_in_time(world)
+    looks = world.kubelet.calls["GetAllocatableResources"]
+    await world.until(lambda: world.kubelet.calls["GetAllocatableResources"] > looks + 3)
+    assert world.socket(MTTY) == path
+    assert len(world.logged("kubelet stopped listening", resource=MTTY)) == ended
+    await world.offers(mtty_1=24)
+
+
+@VERSIONS
+async def test_strangers_who_listen_for_ever_do_not_hide_that_the_kubelet_hung_up(
+    begin: Begin, version: Version
+) -> None:
+    world = await begin(config=NEVER, version=version)
+    await world.offers(mtty_1=24)
+    await world.says("registered", resource=MTTY)
+    async with contextlib.AsyncExitStack() as strangers:
+        async with between_register_and_the_kubelets_call(world, version) as path:
+            plugin = rpc.DevicePluginStub(await strangers.enter_async_context(stranger(path)))
+            streams = [plugin.ListAndWatch(pb.Empty()) for _ in range(5)]
+            await asyncio.gather(*(told(stream) for stream in streams))
+        await world.offers(mtty_1=24)
+        await world.kubelet.end_stream(MTTY)
+        await world.until(lambda: world.socket(MTTY) != path, "another registration", within=40)
+        await world.offers(mtty_1=24, within=40)
+    await serves_in_time(world)
+
+
+@VERSIONS
+async def test_many_connections_before_the_kubelets_leave_room_for_it(begin: Begin, version: Version) -> None:
+    world = await begin(config=NEVER, version=version)
+    await world.offers(mtty_1=24)
+    await world.says("registered", resource=MTTY)
+    async with contextlib.AsyncExitStack() as strangers:
+        async with between_register_and_the_kubelets_call(world, version) as path:
+            held = []
+            for _ in range(CONNECTIONS - 1):
+                channel = await strangers.enter_async_context(stranger(path))
+                begin_call: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(
+                    "/v1beta1.DevicePlugin/Allocate"
+                )
+                held.append(begin_call())
+            await asyncio.gather(*(call.wait_for_connection() for call in held))
+        await world.offers(mtty_1=24, within=20)
+        await serves_in_time(world)
+        for call in held:
+            call.cancel()
+
+
+@VERSIONS
+@pytest.mark.parametrize("resource", [MTTY, "other.dev/x"])
+async def test_a_stranger_who_registers_the_agents_own_socket_takes_nothing_away(
+    begin: Begin, version: Version, resource: str
+) -> None:
+    world = await begin(config=NEVER, version=version)
+    await world.offers(mtty_1=24)
+    await world.says("registered", resource=MTTY)
+    for _ in range(3):
+        async with stranger(world.kubelet.registration_socket) as channel:
+            request = pb.RegisterRequest(
+                version="v1beta1", endpoint=world.socket(MTTY).name, resource_name=resource
+            )
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await rpc.RegistrationStub(channel).Register(request)
+    await world.offers(mtty_1=24, within=40)
+    await serves_in_time(world)
+
+
+async def test_a_storm_of_calls_that_are_taken_back_leaves_the_kubelet_its_turn(calm: World) -> None:
+    path = calm.socket(MTTY)
+    before = memory(calm)
+    async with stranger(path) as channel:
+        plugin = rpc.DevicePluginStub(channel)
+        for number in range(500):
+            call = (
+                plugin.ListAndWatch(pb.Empty()) if number % 2 else plugin.GetDevicePluginOptions(pb.Empty())
+            )
+            await asyncio.sleep(0)
+            call.cancel()
+        await serves_in_time(calm)
+    assert memory(calm) < before + GROWTH
+    assert calm.socket(MTTY) == path
+
+
 async def test_strangers_see_the_list_move_as_the_kubelet_does(calm: World) -> None:
     async with stranger(calm.socket(MTTY)) as channel:
         stream = rpc.DevicePluginStub(channel).ListAndWatch(pb.Empty())
@@ -175,7 +302,7 @@ async def test_requests_that_never_come_to_an_end_hold_up_nobody(calm: World) ->
             begin: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(
                 "/v1beta1.DevicePlugin/Allocate"
             )
-            held += [begin() for _ in range(128)]
+            held += [begin() for _ in range(STREAMS)]
         await asyncio.gather(*(call.wait_for_connection() for call in held))
         await serves_in_time(calm)
         assert memory(calm) < before + GROWTH
