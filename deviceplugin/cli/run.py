@@ -14,6 +14,7 @@ import click
 
 from deviceplugin import __version__
 from deviceplugin.agent import Agent
+from deviceplugin.cli.confinement import Confinement
 from deviceplugin.cli.options import (
     config_for,
     config_option,
@@ -62,6 +63,14 @@ LAST_MOMENT = 0.5
     help="Where CDI specifications go, if the configuration wants them.  [default: the node's /var/run/cdi]",
 )
 @click.option(
+    "--landlock/--no-landlock",
+    default=True,
+    show_default=True,
+    envvar="MDEV_LANDLOCK",
+    show_envvar=True,
+    help="On a real node, have the kernel let the agent write only where it has to, if it can (Linux 5.13).",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
     default="json",
@@ -87,6 +96,7 @@ def command(
     pod: str | None,
     http: str | None,
     cdi_directory: Path | None,
+    landlock: bool,
     log_format: logs.LogFormat,
     log_level: str,
 ) -> None:
@@ -98,17 +108,28 @@ def command(
     """
     logs.set_up(log_format, log_level)
     name = node_name_for(node_name)
+    settings, kernel, kubelet = (
+        config_for(config),
+        kernel_for(simulated),
+        KubeletPaths(kubelet_root.absolute()),
+    )
+    cdi = cdi_directory.absolute() if cdi_directory is not None else None
     agent = Agent(
-        config=config_for(config),
-        kernel=kernel_for(simulated),
-        kubelet=KubeletPaths(kubelet_root.absolute()),
+        config=settings,
+        kernel=kernel,
+        kubelet=kubelet,
         node_name=name,
         pod=pod or None,
         http=_address(http),
-        cdi=cdi_directory.absolute() if cdi_directory is not None else None,
+        cdi=cdi,
     )
+    log.info("starting", extra={"version": __version__, "node": name, "kubelet_root": str(kubelet_root)})
+    confinement = None
+    if landlock and simulated is None:
+        confinement = Confinement(kernel.paths, kubelet, (cdi or kernel.paths.cdi) if settings.cdi else None)
+        confinement.begin()
     try:
-        asyncio.run(_until_told(agent, version=__version__, node=name, kubelet_root=str(kubelet_root)))
+        asyncio.run(_until_told(agent, confinement))
     except BaseExceptionGroup:
         log.exception("a part of the agent failed, which ends it; devices stay as they are")
         _leave(1)
@@ -124,13 +145,18 @@ def _address(text: str | None) -> Address | None:
     return Address.parse(text)
 
 
-async def _until_told(agent: Agent, **about: str) -> None:
-    """Run the agent until SIGTERM or SIGINT."""
+async def _until_told(agent: Agent, confinement: Confinement | None = None) -> None:
+    """Run the agent until SIGTERM or SIGINT, or until it is confined to what is there no more."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    log.info("starting", extra=about)
+    void = None
+    if confinement is not None:
+        void = asyncio.create_task(confinement.void(), name="watch the directory of VFIO groups")
+        void.add_done_callback(lambda _: ended.set())
     await agent.run(ended)
+    if void is not None:
+        void.cancel()
     # The servers have ended, but gRPC may still have to do with calls: cancelled, it would complain of them.
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:

@@ -40,6 +40,11 @@ async def test_pods_get_devices_of_all_drivers_and_give_them_back(stage: Stage) 
     await stage.offers(within=PATIENCE, **EMPTY)
 
 
+async def test_the_agent_of_these_tests_is_confined(stage: Stage) -> None:
+    told = await stage.says("confined by Landlock", within=PATIENCE)
+    assert {"/sys/devices", "/dev/vfio"} <= set(told["writes"])
+
+
 async def test_a_device_stays_for_as_long_as_a_virtual_machine_has_it(stage: Stage) -> None:
     pod = await stage.run_pod("mtty-1")
     (device,) = stage.devices
