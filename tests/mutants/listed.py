@@ -43,6 +43,13 @@ POOLS = "tests/unit/test_pools.py"
 MUTANTS = (
     # --- a device in use must never be removed ---
     Mutant(
+        "a confined agent may still make and remove files anywhere",
+        "deviceplugin/host/landlock.py",
+        "handled = _WRITE_FILE | _REMOVE | _MAKE\n",
+        "handled = _WRITE_FILE\n",
+        ("tests/component/test_landlock.py",),
+    ),
+    Mutant(
         "what was read of a slow card is thrown away",
         "deviceplugin/host/reading.py",
         "            self._on_late(seen)\n",
