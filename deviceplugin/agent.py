@@ -103,7 +103,7 @@ class Agent:
             self.metrics,
             resource_of=self._advertising.resource_of,
         )
-        files = SpecFiles(cdi or kernel.paths.cdi, self._mark)
+        files = SpecFiles(cdi or kernel.paths.cdi)
         self._specs = Specs(files, self._node, self._ledger) if config.cdi else None
         self._allocation = Allocation(
             self._node,

@@ -2,8 +2,9 @@
 
 A file appears whole under its name or not at all. Runtimes pass over the name that it is written under,
 which does not end as a specification's does; nothing that is planted at either name is followed. A file is
-ours by its name, which has a UUID with this node's mark in it, or says that the device was adopted; all
-others are left alone.
+ours by its name, which has a UUID with this plugin's mark in it, or says that the device was adopted; all
+others are left alone. Another node's name in the mark makes no difference: sysfs shows the devices of all
+nodes that share a kernel, so a file whose device it does not show is of no use to any of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 
 from deviceplugin.errors import HostError, in_words
 from deviceplugin.inventory import slots
-from deviceplugin.inventory.slots import NodeMark, Owner
 
 _PREFIX = "vfio.dev-mdev_"
 _ADOPTED = "adopted-"
@@ -27,15 +27,10 @@ _MODE = 0o644
 
 
 class SpecFiles:
-    """The files of our devices in a directory that others use too. All of its calls block for a moment.
+    """The files of our devices in a directory that others use too. All of its calls block for a moment."""
 
-    Args:
-        mark: what this node's devices bear in their IDs.
-    """
-
-    def __init__(self, directory: Path, mark: NodeMark) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._mark = mark
 
     def path(self, uuid: str) -> Path:
         return self.directory / f"{_stem(uuid)}{_SUFFIX}"
@@ -104,11 +99,8 @@ class SpecFiles:
             if name.endswith((_SUFFIX, _ASIDE)):
                 stem = _PREFIX + name.removeprefix(_PREFIX).partition(".")[0]
                 uuid = stem.removeprefix(_PREFIX).removeprefix(_ADOPTED)
-                if slots.is_uuid(uuid) and stem == _stem(uuid) and not self._is_another_nodes(uuid):
+                if slots.is_uuid(uuid) and stem == _stem(uuid):
                     yield self.directory / name, uuid
-
-    def _is_another_nodes(self, uuid: str) -> bool:
-        return self._mark.owner(uuid) is Owner.OTHER_NODE
 
 
 def _stem(uuid: str) -> str:

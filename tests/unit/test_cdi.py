@@ -12,11 +12,9 @@ from deviceplugin.errors import HostError
 from deviceplugin.handover import cdi_name, hand_over, specification
 from deviceplugin.host.cdi import SpecFiles
 from deviceplugin.host.paths import HostPaths
-from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.inventory.snapshot import Device
 
 ONE, TWO = (f"6d646576-0000-8000-800{n}-000000000000" for n in (1, 2))
-MARK = NodeMark(0)
 DEVICE = Device(ONE, "nvidia-222", "0000:3b:00.0", 7)
 
 
@@ -51,7 +49,7 @@ def test_names_take_the_place_of_nodes_and_of_nothing_else() -> None:
 
 
 def test_a_file_is_written_whole_and_everybody_may_read_it(tmp_path: Path) -> None:
-    files = SpecFiles(tmp_path / "cdi", MARK)
+    files = SpecFiles(tmp_path / "cdi")
     files.write(ONE, "old")
     files.write(ONE, json.dumps({"new": True}))
     (path,) = (tmp_path / "cdi").iterdir()
@@ -61,7 +59,7 @@ def test_a_file_is_written_whole_and_everybody_may_read_it(tmp_path: Path) -> No
 
 
 def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
-    victim, files = tmp_path / "victim", SpecFiles(tmp_path / "cdi", MARK)
+    victim, files = tmp_path / "victim", SpecFiles(tmp_path / "cdi")
     victim.write_text("precious")
     files.directory.mkdir()
     files.path(ONE).symlink_to(victim)
@@ -77,7 +75,7 @@ def test_a_link_at_the_name_that_is_written_first_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("secrets.token_hex", lambda _count: "same")
-    victim, files = tmp_path / "victim", SpecFiles(tmp_path / "cdi", MARK)
+    victim, files = tmp_path / "victim", SpecFiles(tmp_path / "cdi")
     files.directory.mkdir()
     (files.directory / f"vfio.dev-mdev_{ONE}.same.tmp").symlink_to(victim)
     with pytest.raises(HostError, match="EEXIST"):
@@ -87,7 +85,7 @@ def test_a_link_at_the_name_that_is_written_first_is_not_followed(
 
 
 def test_what_a_kill_left_half_written_is_ours_and_no_reader_takes_it(tmp_path: Path) -> None:
-    files = SpecFiles(tmp_path, MARK)
+    files = SpecFiles(tmp_path)
     left = tmp_path / f"vfio.dev-mdev_{ONE}.0a0a0a0a.tmp"
     left.write_text("{")
     assert left.suffix not in {".json", ".yaml"}
@@ -97,7 +95,7 @@ def test_what_a_kill_left_half_written_is_ours_and_no_reader_takes_it(tmp_path: 
 
 
 def test_files_of_others_are_not_ours(tmp_path: Path) -> None:
-    files = SpecFiles(tmp_path, MARK)
+    files = SpecFiles(tmp_path)
     others = ["nvidia.json", "vfio.dev-mdev_11111111-1111-4111-8111-111111111111.json", f"x-{ONE}.json"]
     for name in others:
         (tmp_path / name).write_text("{}")
@@ -108,7 +106,7 @@ def test_files_of_others_are_not_ours(tmp_path: Path) -> None:
 
 
 def test_the_file_of_an_adopted_device_says_so_and_is_ours(tmp_path: Path) -> None:
-    files, theirs = SpecFiles(tmp_path, MARK), "11111111-1111-4111-8111-111111111111"
+    files, theirs = SpecFiles(tmp_path), "11111111-1111-4111-8111-111111111111"
     files.write(theirs, "{}")
     (file,) = tmp_path.iterdir()
     assert file.name == f"vfio.dev-mdev_adopted-{theirs}.json"
@@ -121,20 +119,17 @@ def test_the_file_of_an_adopted_device_says_so_and_is_ours(tmp_path: Path) -> No
 def test_a_file_that_can_not_be_written_is_told_with_its_errno(tmp_path: Path) -> None:
     (tmp_path / "cdi").write_text("a file")
     with pytest.raises(HostError, match=r"CDI specification .*\.json can't be written: E"):
-        SpecFiles(tmp_path / "cdi", MARK).write(ONE, "{}")
+        SpecFiles(tmp_path / "cdi").write(ONE, "{}")
 
 
 def test_a_directory_that_is_not_there_has_nothing(tmp_path: Path) -> None:
-    assert SpecFiles(tmp_path / "cdi", MARK).uuids() == frozenset()
+    assert SpecFiles(tmp_path / "cdi").uuids() == frozenset()
 
 
-def test_the_file_of_another_nodes_device_is_not_ours_to_tidy(tmp_path: Path) -> None:
-    theirs = SpecFiles(tmp_path, NodeMark(1))
-    others = ONE.replace("-0000-", "-0001-")
-    theirs.write(others, "{}")
-    files = SpecFiles(tmp_path, MARK)
+def test_a_file_under_another_nodes_name_can_be_tidied_too(tmp_path: Path) -> None:
+    files, others = SpecFiles(tmp_path), ONE.replace("-0000-", "-0001-")
     files.write(ONE, "{}")
-    assert files.uuids() == {ONE}
-    assert theirs.uuids() == {others}
+    files.write(others, "{}")
+    assert files.uuids() == {ONE, others}
     files.remove(others)
-    assert theirs.path(others).exists()
+    assert files.uuids() == {ONE}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from deviceplugin.host.cdi import SpecFiles
-from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.ledger import Ledger
 from deviceplugin.specs import Specs
 
@@ -34,7 +33,7 @@ class Devices:
 @pytest.fixture
 def files(tmp_path: Path) -> SpecFiles:
     """The files of two devices, of which the node has neither."""
-    files = SpecFiles(tmp_path, NodeMark(0))
+    files = SpecFiles(tmp_path)
     for uuid in (FIRST, SECOND):
         files.write(uuid, "{}")
     return files
@@ -94,7 +93,7 @@ async def test_a_directory_that_can_not_be_read_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "cdi").write_text("no directory")
-    files = SpecFiles(tmp_path / "cdi", NodeMark(0))
+    files = SpecFiles(tmp_path / "cdi")
     specs = Specs(files, cast("Node", Devices()), Ledger(time.monotonic))
     for _ in range(2):
         assert await specs.tidy()
