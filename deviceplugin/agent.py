@@ -305,7 +305,7 @@ class Agent:
                 resource,
                 self,
                 self._paths,
-                on_connection=self._connection_changed,
+                on_connection=self._connections.changed,
                 on_registration=self._registration_tried,
                 on_doubt=self._connections.doubted,
                 recall=self._recovery.recall_again,
@@ -316,10 +316,6 @@ class Agent:
     def _faulty(self, fault: Fault) -> None:
         self.metrics.faults.labels(kind=fault.kind.value).inc()
         log.warning("left out", extra={"path": fault.path, "reason": fault.reason})
-
-    def _connection_changed(self, resource: str, up: bool) -> None:
-        self._connections.changed(resource, up)
-        self._recovery.read_again()
 
     def _registration_tried(self, _resource: str, success: bool) -> None:
         self.metrics.registrations.labels(result=result(success)).inc()

@@ -95,7 +95,7 @@ class Recovery:
                 return
 
     async def recall_again(self) -> None:
-        """Read once more what the kubelet remembers, before it is sent a first list."""
+        """Read once more what the kubelet remembers: another plugin may have served a resource meanwhile."""
         try:
             await self._read()
         except KubeletError as error:
@@ -124,7 +124,7 @@ class Recovery:
                 log.warning("a device that the kubelet remembers can't be made again: %s", error)
 
     def read_again(self) -> None:
-        """A connection to the kubelet began or ended: another plugin may have served a resource meanwhile."""
+        """What the kubelet remembers may have changed: read it soon."""
         self._wanted.set()
 
     async def keep_up(self) -> NoReturn:

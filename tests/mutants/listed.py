@@ -184,8 +184,8 @@ MUTANTS = (
     ),
     Mutant(
         "does not read again what the kubelet remembers when another plugin was there",
-        "deviceplugin/agent.py",
-        "        self._recovery.read_again()\n",
+        "deviceplugin/kubelet/server.py",
+        "            await self._recall()\n",
         "",
         (FORMER_PLUGIN,),
     ),
@@ -333,7 +333,7 @@ MUTANTS = (
     ),
     Mutant(
         "forgets that containers start unseen while the stream is down",
-        "deviceplugin/agent.py",
+        "deviceplugin/connections.py",
         "        if not up:\n",
         "        if False:\n",
         (f"{HANDING_ON}::test_a_device_that_lived_through_a_lost_stream_counts_as_used",),
