@@ -207,7 +207,7 @@ def put_watch_on(directory: Path, *, grace: float, interval: float) -> None:
     """Have the agent that this process is going to run be a watched one."""
     watch = Watch(directory)
     kernel_for, config_for = runs.kernel_for, runs.config_for
-    registered, listed = deviceplugin.kubelet.server.register, deviceplugin.kubelet.memory.list_holders
+    registered, listed = deviceplugin.kubelet.server.register, deviceplugin.kubelet.memory.list_pods
     bound, cleaned = deviceplugin.kubelet.server._bound, deviceplugin.agent.remove_stale_sockets
     read = checkpoint.read
 
@@ -222,7 +222,7 @@ def put_watch_on(directory: Path, *, grace: float, interval: float) -> None:
         await registered(*arguments)
         await watch.within("after Register")
 
-    async def list_holders(socket: Path) -> Any:
+    async def list_pods(socket: Path) -> Any:
         await watch.within("before List")
         found = await listed(socket)
         await watch.within("after List")
@@ -257,7 +257,7 @@ def put_watch_on(directory: Path, *, grace: float, interval: float) -> None:
         (deviceplugin.kubelet.server, "register"): register,
         (deviceplugin.kubelet.server, "Service"): WatchedService,
         (deviceplugin.kubelet.server, "_bound"): make_socket,
-        (deviceplugin.kubelet.memory, "list_holders"): list_holders,
+        (deviceplugin.kubelet.memory, "list_pods"): list_pods,
         (checkpoint, "read"): read_checkpoint,
     }
     for (owner, name), value in replaced.items():
