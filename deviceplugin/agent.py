@@ -40,6 +40,7 @@ from deviceplugin.ledger import Ledger
 from deviceplugin.pods import Pods
 from deviceplugin.reclaim import Reclaim
 from deviceplugin.recovery import PATIENCE, Recovery
+from deviceplugin.refusals import RefusalLog
 from deviceplugin.settings import Config
 from deviceplugin.specs import Specs
 from deviceplugin.telemetry.metrics import Metrics, result
@@ -74,7 +75,16 @@ class Agent:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mark = NodeMark.of(node_name)
-        self.metrics = Metrics(self._mark, held_back=lambda: tuple(self._reclaim.held_back.values()))
+        self._refusals = RefusalLog(
+            clock,
+            on_change=lambda: self._advertise(self._node.snapshot),
+            on_refused=lambda card, errno: self.metrics.refusals.labels(card=card, errno=errno).inc(),
+        )
+        self.metrics = Metrics(
+            self._mark,
+            held_back=lambda: tuple(self._reclaim.held_back.values()),
+            refusing=self._refusals.listed,
+        )
         self._config = config
         self._http = http
         self._paths = kubelet
@@ -113,6 +123,7 @@ class Agent:
             remembered=self._memory.remembered_nodes,
             specs=self._specs,
             knowledge=lambda: self._knowledge,
+            refusals=self._refusals,
             on_made=self._made,
             on_occupied=self._occupied,
             on_withdrawn=self._withdrawn,
@@ -174,6 +185,7 @@ class Agent:
             # Before there is a task group nothing can be started: the first offer is made inside it.
             await self._node.rescan()
             await self._serve(ended, recalled=recalled)
+        self._refusals.close()
         self._allocation.close()
 
     def _told_by_http(self) -> contextlib.AbstractContextManager[object]:
@@ -244,6 +256,7 @@ class Agent:
         gone = [uuid for uuid in before.devices.keys() - after.devices.keys() if not self._node.has(uuid)]
         self._ledger.vanished(gone, held=self._advertising.held)
         self._knowledge = self._knowledge.forget(before.cards.keys() - after.cards.keys())
+        self._refusals.forget(before.cards.keys() - after.cards.keys())
         if gone and self._specs is not None:
             self._specs.tidy_soon()
         if self._ledger.pulled:
@@ -256,6 +269,7 @@ class Agent:
             self._specs.tidy_soon()  # A device may have come and gone between two looks.
         before = self._knowledge
         for card in cards:
+            self._refusals.seen(card)
             lesson = self._knowledge.learn(card)
             self._knowledge = lesson.knowledge
             self.metrics.predictions.labels(result=result(True)).inc(lesson.confirmed)
@@ -286,7 +300,8 @@ class Agent:
         self.metrics.snapshot = snapshot
         if self._tasks is None:
             return
-        capacity = Capacity(snapshot, self._knowledge, hung=self._allocation.hung)
+        limits = self._refusals.limits()
+        capacity = Capacity(snapshot, self._knowledge, hung=self._allocation.hung, limits=limits)
         self._advertising.update(
             capacity, pulled=self._ledger.pulled, stuck=self._stuck, free=self._adoptable.free
         )

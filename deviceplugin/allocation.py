@@ -29,6 +29,7 @@ from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
 from deviceplugin.making import Maker, about
+from deviceplugin.refusals import RefusalLog
 from deviceplugin.specs import Specs
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Allocation:
         remembered: what the kubelet remembers of a device; raises KubeletError if that can't be read.
         specs: the devices' CDI specifications; None where containers get device nodes.
         knowledge: what was learned of the node's cards.
+        refusals: what cards refused of late.
         on_made: called with the resource and its new device.
         on_occupied: called with a device that somebody else made and that turned out to be in use.
         on_withdrawn: called with one that is asked for and that the configuration does not offer.
@@ -69,6 +71,7 @@ class Allocation:
         remembered: Remembered,
         specs: Specs | None = None,
         knowledge: Callable[[], Knowledge] = Knowledge,
+        refusals: RefusalLog | None = None,
         on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
         on_occupied: Callable[[str], None] = lambda _uuid: None,
         on_withdrawn: Callable[[str], None] = lambda _uuid: None,
@@ -83,7 +86,13 @@ class Allocation:
         self._on_occupied = on_occupied
         self._on_withdrawn = on_withdrawn
         self._maker = Maker(
-            node, ledger, knowledge=knowledge, belongs=offered, on_made=on_made, on_late=on_late
+            node,
+            ledger,
+            knowledge=knowledge,
+            refusals=refusals,
+            belongs=offered,
+            on_made=on_made,
+            on_late=on_late,
         )
         self._undoing: set[asyncio.Task[None]] = set()
 

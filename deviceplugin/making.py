@@ -12,16 +12,18 @@ from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.order import Order
 from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.pools import Knowledge
+from deviceplugin.inventory.refusals import counts
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
+from deviceplugin.refusals import RefusalLog
 
 log = logging.getLogger(__name__)
 
-_MANY = 32
-"""So many refusals are believed if nothing has changed on the node since."""
+_PATIENCE = 3.0
+"""Seconds of a request in which cards that refuse are tried on when nothing else has room."""
 _TOLD = 8
-"""Refusals that an error message tells of."""
+"""Cards and errors that a message tells of."""
 
 
 class Maker:
@@ -31,6 +33,7 @@ class Maker:
 
     Args:
         knowledge: what was learned of the node's cards.
+        refusals: what cards refused of late.
         belongs: whether a device is a resource's, by the resource's name and the device's UUID.
         on_made: called with the resource and its new device.
         on_late: called when a driver begins or ends to keep a card longer than anybody waits.
@@ -42,6 +45,7 @@ class Maker:
         ledger: Ledger,
         *,
         knowledge: Callable[[], Knowledge] = Knowledge,
+        refusals: RefusalLog | None = None,
         belongs: Callable[[str, str], bool] = lambda _resource, _uuid: False,
         on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
         on_late: Callable[[], None] = lambda: None,
@@ -49,10 +53,13 @@ class Maker:
         self._node = node
         self._ledger = ledger
         self._knowledge = knowledge
+        self._refusals = refusals or RefusalLog()
         self._belongs = belongs
         self._on_made = on_made
         self._on_late = on_late
         self._late: dict[str, Seat] = {}
+        self._made_on: dict[str, str] = {}
+        """The card that each device was last made on, as long as the process lives."""
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -90,13 +97,12 @@ class Maker:
         """
         order = Order(resource, uuids, (device.type for device in along))
         devices: dict[str, Device] = {}
-        await self._fill(order, devices, made, keep=keep)
+        until = asyncio.get_running_loop().time() + _PATIENCE
+        await self._fill(order, devices, made, keep=keep, until=until)
         if order.left:
             # What was known may be older than the room that somebody just gave back.
-            known = self._node.snapshot
             await self._node.rescan()
-            if self._node.snapshot != known or len(order.refusals) < _MANY:
-                await self._fill(order, devices, made, keep=keep)
+            await self._fill(order, devices, made, keep=keep, until=until)
         if order.left and devices:
             # What came first may stand in the way.
             await self.undo(list(devices))
@@ -106,13 +112,20 @@ class Maker:
                 devices.clear()
                 order.begin_anew()
                 await self._node.rescan()
-                await self._fill(order, devices, made, keep=keep)
+                await self._fill(order, devices, made, keep=keep, until=until)
         if order.left:
             raise NoRoom(self._no_room(order))
         return devices
 
-    async def _fill(self, order: Order, devices: dict[str, Device], made: list[str], *, keep: bool) -> None:
-        """Make what an order still lacks, as far as there are places that have not refused."""
+    async def _fill(
+        self, order: Order, devices: dict[str, Device], made: list[str], *, keep: bool, until: float
+    ) -> None:
+        """Make what an order still lacks, as far as there are places that have not refused.
+
+        Args:
+            until: when cards that refuse are given up.
+        """
+        loop = asyncio.get_running_loop()
         order.go_on(Capacity(self._node.snapshot, self._knowledge()), own=self._own(order.resource))
         while order.left:
             busy = {seat.card: seat for seat in self._late.values()}
@@ -120,19 +133,26 @@ class Maker:
                 order.refusals[seat.parent, seat.type] = (
                     f"{seat.parent}: its card has not yet finished an earlier create"
                 )
-            seats = order.plan(busy=busy)
+            seats = order.plan(busy=busy, waiting=self._refusals.waiting(), patient=loop.time() < until)
             if not seats:
                 return
             for uuid, seat in seats:
                 try:
                     device = await self._create_anew(order.resource, seat, uuid, keep=keep)
                 except HostError as error:
-                    order.refused(seat, str(error))
+                    if order.refused(seat, str(error), fleeting=not counts(error.__cause__)):
+                        self._refused(seat, error)
                     break
+                self._refusals.made(seat)
                 made.append(uuid)
                 await self._finish(order.resource, device, seat)
                 devices[uuid] = device
                 order.made(uuid, seat)
+
+    def _refused(self, seat: Seat, error: HostError) -> None:
+        """Remember that a card did not take a device, and see what it is like now."""
+        self._refusals.refused(seat, self._node.snapshot, error.__cause__)
+        self._node.look_again(seat.card)
 
     def _own(self, resource: Resource) -> frozenset[str]:
         """The devices of a resource that exist, where that matters."""
@@ -192,6 +212,8 @@ class Maker:
             await asyncio.shield(task)
 
     async def _undo(self, uuid: str) -> None:
+        card = self._made_on.get(uuid, "")
+        self._refusals.undoing(card)
         try:
             await self._node.remove_unused(uuid)
         except HostError as error:
@@ -201,6 +223,7 @@ class Maker:
             self._ledger.gone([uuid])
             log.info("device of a failed request removed", extra={"device": uuid})
         finally:
+            self._refusals.undone(card)
             del self._removals[uuid]
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -220,6 +243,7 @@ class Maker:
 
     async def _create(self, seat: Seat, uuid: str, *, keep: bool) -> Device:
         """Have the kernel make it. If the wait is given up, the device may be removed when it comes."""
+        self._made_on[uuid] = seat.card
         task = asyncio.create_task(
             self._node.create(seat.parent, seat.type, uuid), name=f"create {uuid} on {seat.parent}"
         )
@@ -228,7 +252,7 @@ class Maker:
         except asyncio.CancelledError:
             self._late[uuid] = seat
             self._on_late()
-            cleanup = asyncio.create_task(self._end_late(task, uuid, keep=keep), name=f"late {uuid}")
+            cleanup = asyncio.create_task(self._end_late(task, uuid, seat, keep=keep), name=f"late {uuid}")
             self._keep(cleanup)
             raise
         self._node.look_again(seat.card)
@@ -252,10 +276,11 @@ class Maker:
                 extra=about(resource, device),
             )
 
-    async def _end_late(self, task: asyncio.Task[Device], uuid: str, *, keep: bool) -> None:
+    async def _end_late(self, task: asyncio.Task[Device], uuid: str, seat: Seat, *, keep: bool) -> None:
         try:
             device = await task
-        except HostError:
+        except HostError as error:
+            self._refused(seat, error)
             return  # It never came.
         finally:
             self._late.pop(uuid, None)
@@ -268,11 +293,23 @@ class Maker:
             if not self._ledger.is_handed_over(uuid):
                 await self.undo([uuid])
 
+    def _tried(self, order: Order) -> list[str]:
+        """What refused, with the reason; functions of one card that did so alike are told of together."""
+        alike: dict[tuple[str, str, str], list[str]] = {}
+        for (parent, type_id), why in order.refusals.items():
+            known = self._node.snapshot.by_address.get(parent)
+            card = known.card if known is not None else parent
+            alike.setdefault((card, type_id, why.removeprefix(f"{parent}: ")), []).append(parent)
+        return [
+            f"{type_id} on {f'{len(parents)} functions of {card}' if parents[1:] else parents[0]}: {why}"
+            for (card, type_id, why), parents in alike.items()
+        ]
+
     def _no_room(self, order: Order) -> str:
         resource, number = order.resource, len(order.uuids)
         asked = f"{resource.name}: no parent could take {'the device' if number == 1 else 'all devices'}"
         if order.refusals:
-            tried = [f"{type_id} on {reason}" for (_, type_id), reason in order.refusals.items()]
+            tried = self._tried(order)
             more = f"; and {len(tried) - _TOLD} more" if len(tried) > _TOLD else ""
             return f"{asked}: tried {'; '.join(tried[:_TOLD])}{more}"
         choices = resource.choices(self._node.snapshot)

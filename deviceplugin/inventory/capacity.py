@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from fractions import Fraction
 from functools import cached_property
+from types import MappingProxyType
 
 from deviceplugin.inventory.cards import Allows, Card, anywhere, cards_of
 from deviceplugin.inventory.pools import Knowledge
@@ -24,6 +25,7 @@ from deviceplugin.inventory.snapshot import ParentType, Snapshot
 
 _MAX_INSTANCE = re.compile(r"max_instance=(\d{1,6})\b", re.ASCII)
 _NOTHING_LEARNED = Knowledge()
+_NO_LIMITS: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
 class Capacity:
@@ -32,6 +34,8 @@ class Capacity:
     Args:
         hung: the cards whose drivers have not finished what they were asked for; nothing is to be had of
             them until they have.
+        limits: how many of a type a card is good for at the most, by card and type: what it refused of late
+            is not to be had.
     """
 
     def __init__(
@@ -40,10 +44,12 @@ class Capacity:
         knowledge: Knowledge = _NOTHING_LEARNED,
         *,
         hung: Collection[str] = (),
+        limits: Mapping[tuple[str, str], int] = _NO_LIMITS,
     ) -> None:
         self.snapshot = snapshot
         self.knowledge = knowledge
         self._hung = hung
+        self._limits = limits
         self._rooms: dict[tuple[str, str, Allows], int] = {}
 
     @cached_property
@@ -91,6 +97,11 @@ class Capacity:
         return total
 
     def _room(self, card: Card, type_id: str, allows: Allows) -> int:
+        room = self._room_as_told(card, type_id, allows)
+        limit = self._limits.get((card.address, type_id))
+        return room if limit is None else min(room, limit)
+
+    def _room_as_told(self, card: Card, type_id: str, allows: Allows) -> int:
         stated = card.stated(type_id, allows)
         if not stated:
             return 0

@@ -21,6 +21,9 @@ from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.reclaim import HeldBack
 
+Refusing = tuple[str, str, str, float]
+"""A card, a type that it refuses, the errno, and the Unix time since when."""
+REFUSED_SINCE = "mdev_refused_since_timestamp_seconds"
 RESULTS = ("success", "error")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -36,9 +39,16 @@ class Metrics:
     Args:
         mark: what this node's devices bear in their IDs.
         held_back: the reasons of the devices that are held back now, one each.
+        refusing: what cards refuse now: card, type, errno, and the Unix time since when.
     """
 
-    def __init__(self, mark: NodeMark, *, held_back: Callable[[], Collection[HeldBack]] = lambda: ()) -> None:
+    def __init__(
+        self,
+        mark: NodeMark,
+        *,
+        held_back: Callable[[], Collection[HeldBack]] = lambda: (),
+        refusing: Callable[[], Collection[Refusing]] = lambda: (),
+    ) -> None:
         self.mark = mark
         self.registry = CollectorRegistry()
         self.snapshot = Snapshot()
@@ -49,6 +59,9 @@ class Metrics:
         self.allocation_seconds = self._histogram("allocation", "Time to answer an Allocate call.")
         self.made = self._counter(
             "devices_made", "Devices made, by the type that they became.", "resource", "type"
+        )
+        self.refusals = self._counter(
+            "refusals", "Devices that a card refused to make, by what its driver answered.", "card", "errno"
         )
         self.predictions = self._counter(
             "count_predictions",
@@ -95,7 +108,7 @@ class Metrics:
             self.faults.labels(kind=kind.value)
         Info("mdev_build", "The agent's version.", registry=self.registry).info({"version": __version__})
         ProcessCollector(registry=self.registry)
-        self.registry.register(_State(self, held_back))
+        self.registry.register(_State(self, held_back, refusing))
 
     def add_resource(self, resource: str, types: Iterable[str] = ()) -> None:
         """Begin the series of a resource and of the types that it may become, at zero."""
@@ -118,9 +131,15 @@ class Metrics:
 class _State(Collector):
     """Slots, devices and what is held back, as they are when somebody asks."""
 
-    def __init__(self, metrics: Metrics, held_back: Callable[[], Collection[HeldBack]]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        held_back: Callable[[], Collection[HeldBack]],
+        refusing: Callable[[], Collection[Refusing]],
+    ) -> None:
         self._metrics = metrics
         self._held_back = held_back
+        self._refusing = refusing
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: what is not known yet needs no check for names used twice."""
@@ -131,6 +150,7 @@ class _State(Collector):
         yield _slots(self._metrics.offers, snapshot)
         yield _available(snapshot)
         yield _devices(snapshot, self._metrics.mark)
+        yield _refusals(self._refusing())
         now = Tally(self._held_back())
         family = GaugeMetricFamily(
             "mdev_devices_held_back", "Devices that may be unused and stay all the same.", labels=["reason"]
@@ -155,6 +175,17 @@ def _slots(offers: Mapping[str, Offer], snapshot: Snapshot) -> Metric:
             ("unavailable", len(offer.slots) - free - occupied),
         ):
             family.add_metric([resource, state], number)
+    return family
+
+
+def _refusals(refusing: Collection[Refusing]) -> Metric:
+    family = GaugeMetricFamily(
+        REFUSED_SINCE,
+        "Since when a card refuses a type that it counts as free; none is offered, or one to try again.",
+        labels=["card", "type", "errno"],
+    )
+    for card, type_id, errno, since in refusing:
+        family.add_metric([card, type_id, errno], since)
     return family
 
 

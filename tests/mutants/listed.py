@@ -34,6 +34,8 @@ ADOPTED = "tests/component/test_adopted.py"
 VFIO = "tests/unit/test_vfio.py"
 ENDPOINT = "tests/unit/test_endpoint.py"
 AGREEMENT = "tests/unit/test_agreement.py"
+ORDER = "tests/unit/test_order.py"
+REFUSALS = "tests/unit/test_refusals.py"
 MAKING = "tests/unit/test_making.py"
 CAPACITY = "tests/unit/test_capacity.py"
 OFFER = "tests/unit/test_offer.py"
@@ -506,9 +508,38 @@ MUTANTS = (
     Mutant(
         "does not look again before it refuses",
         "deviceplugin/making.py",
-        "            await self._node.rescan()\n            if self._node.snapshot != known",
-        "            if self._node.snapshot != known",
+        "            # What was known may be older than the room that somebody just gave back.\n"
+        "            await self._node.rescan()\n",
+        "",
         (MAKING,),
+    ),
+    Mutant(
+        "offers what a card refused a moment ago",
+        "deviceplugin/inventory/capacity.py",
+        "        return room if limit is None else min(room, limit)\n",
+        "        return room\n",
+        (REFUSALS,),
+    ),
+    Mutant(
+        "never tries a card again that refused",
+        "deviceplugin/inventory/refusals.py",
+        "place: 0 if now < each.again else 1 for place",
+        "place: 0 for place",
+        (REFUSALS,),
+    ),
+    Mutant(
+        "tries all functions of a dead card before another one",
+        "deviceplugin/inventory/order.py",
+        " if number >= SEVERAL}",
+        " if number >= 99}",
+        (ORDER,),
+    ),
+    Mutant(
+        "takes its own undoing for a card that moved",
+        "deviceplugin/inventory/refusals.py",
+        "            if now < each.quiet:\n",
+        "            if False:\n",
+        (REFUSALS,),
     ),
     Mutant(
         "removes a late device that was handed over in between",
@@ -520,8 +551,8 @@ MUTANTS = (
     Mutant(
         "gives up at the first card that refuses",
         "deviceplugin/making.py",
-        "                    order.refused(seat, str(error))\n                    break\n",
-        "                    order.refused(seat, str(error))\n                    return\n",
+        "                        self._refused(seat, error)\n                    break\n",
+        "                        self._refused(seat, error)\n                    return\n",
         (f"{ALLOCATE}::test_a_card_that_fails_is_passed_over_for_one_that_works",),
     ),
     Mutant(
