@@ -29,8 +29,8 @@ def parent(address: str = "card", *, large: int = 3, small: int = 6, devices: in
     return Parent(address, "card", "driver", None, None, types, there)
 
 
-def whole(**counts: int) -> Card:
-    return Card("card", (parent(**counts),))
+def whole(*, large: int = 3, small: int = 6, devices: int = 0) -> Card:
+    return Card("card", (parent(large=large, small=small, devices=devices),))
 
 
 def functions(number: int) -> Card:
