@@ -85,7 +85,7 @@ async def test_a_device_that_is_still_being_made_goes_to_nobody_else(begin: Begi
         await world.says("device of a failed request removed")
 
 
-async def test_a_create_that_fails_late_is_forgotten(begin: Begin) -> None:
+async def test_a_create_that_fails_late_is_forgotten_when_the_card_is_tried_again(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mdpy_hd=4)
     world.node.fault("fail-create", parent="mdpy", errno=errno.EIO, times=1)
@@ -93,9 +93,10 @@ async def test_a_create_that_fails_late_is_forgotten(begin: Begin) -> None:
     async with world.plugin(vfio("mdpy-hd")) as plugin:
         with pytest.raises(grpc.aio.AioRpcError, match="Deadline"):
             await plugin.Allocate(allocate_request([slot(vfio("mdpy-hd"))]), timeout=0.2)
-        await world.offers(mdpy_hd=4)
         await world.until(lambda: not world.node._journal.load().devices)
+        await world.offers(within=60, mdpy_hd=1)
         await plugin.Allocate(allocate_request([slot(vfio("mdpy-hd"))]))
+        await world.offers(mdpy_hd=4)
 
 
 async def test_the_same_device_asked_for_twice_at_once_is_made_once(begin: Begin) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import shutil
+import json
 import signal
 import struct
 import tempfile
@@ -84,6 +85,8 @@ class History(Stage):
         self._ahead = 0.0
         self._deeds = Reader(directory)
         self._log_read = 0
+        self._refusals_read = 0
+        self._refused: set[tuple[str, str]] = set()
         self._starts = 0
         self._forgot = 0
         """How often the kubelet has begun anew."""
@@ -552,23 +555,51 @@ class History(Stage):
     def _misoffered(self) -> list[str]:
         return self._offered_though_held() + self._miscounted()
 
+    def _refusing(self) -> set[tuple[str, str]]:
+        """The cards and types that the agent has said to be refusing."""
+        with self._log.open("rb") as file:
+            file.seek(self._refusals_read)
+            news = file.read()
+        whole = news[: news.rfind(b"\n") + 1]
+        self._refusals_read += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            try:
+                said = json.loads(line)
+                event = said["event"]
+            except (ValueError, KeyError, TypeError):
+                continue  # The agent was killed while it wrote that.
+            if event == "starting":
+                self._refused.clear()
+            elif event.startswith("card refuses a type"):
+                self._refused.add((said["card"], said["type"]))
+            elif event.startswith("card counts as refusing"):
+                self._refused.discard((said["card"], said["type"]))
+        return self._refused
+
     def _miscounted(self) -> list[str]:
         """Where the free slots on offer are not what the kernel says."""
         snapshot = mdev.scan(self.node.paths).snapshot
+        refusing = self._refusing()
         wrong = []
         for resource in CONFIGURATIONS[self.configuration][1]:
             kinds, most = types_of(self.configuration, resource)
             healthy = {uuid for uuid, (well, _) in self.kubelet.devices(resource).items() if well}
             free = len(healthy - snapshot.devices.keys())
-            rooms = [
-                entry.available for parent in snapshot.parents for entry in parent.types if entry.id in kinds
+            entries = [
+                (entry.available, (parent.card, entry.id) in refusing)
+                for parent in snapshot.parents
+                for entry in parent.types
+                if entry.id in kinds
             ]
+            rooms = [available for available, refused in entries if not refused]
+            # Of what refused a moment ago there is nothing, or one to try again.
+            tries = sum(min(1, available) for available, refused in entries if refused)
             if most is not None:
                 right = free + len(healthy & snapshot.devices.keys()) <= most or free == 0
             elif len(kinds) == 1 and not kinds[0].startswith("g-"):
-                right = free == sum(rooms)
+                right = sum(rooms) <= free <= sum(rooms) + tries
             else:
-                right = (0 < free <= sum(rooms)) if any(rooms) else free == 0
+                right = (0 < free <= sum(rooms) + tries) if any(rooms) else free <= tries
             if not right:
                 wrong.append(f"{resource}: {free} free are offered, and the kernel has room for {rooms}")
         return wrong
