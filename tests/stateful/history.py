@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import shutil
 import json
+import shutil
 import signal
 import struct
 import tempfile
