@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from deviceplugin.cli.options import (
     output_option,
     simulated_option,
 )
+from deviceplugin.cli.refused import Refused, refused
 from deviceplugin.cli.tables import cell, note, print_json, screen_width, table
 from deviceplugin.inventory.capacity import Capacity, max_instances
 from deviceplugin.inventory.cards import Card, anywhere, cards_of
@@ -27,7 +28,7 @@ from deviceplugin.inventory.expectation import first_look
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.snapshot import ParentType
 
-_HEADER = ("CARD", "TYPE", "NAME", "API", "AVAIL", "ROOM", "HAVE", "TAKES", "NUMA", "RESOURCES")
+_HEADER = ("CARD", "TYPE", "NAME", "API", "AVAIL", "ROOM", "HAVE", "TAKES", "NUMA", "REFUSED", "RESOURCES")
 _USUAL_API = "vfio-pci"
 _WIDE = 110
 """Columns from which on the API has its place in the table even if it is the usual one for all types."""
@@ -48,6 +49,7 @@ class CardType:
     part: str | None
     takes: dict[str, int] | None
     numa_node: int | None
+    refused: Refused | None
     resources: tuple[str, ...]
 
 
@@ -56,9 +58,21 @@ class CardType:
 @node_name_option
 @simulated_option
 @host_root_option
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    envvar="MDEV_HTTP",
+    show_envvar=True,
+    help="Where this node's agent serves its metrics, to be asked what cards refuse.",
+)
 @output_option
 def command(
-    config: Path | None, node_name: str | None, simulated: Path | None, host_root: Path | None, output: str
+    config: Path | None,
+    node_name: str | None,
+    simulated: Path | None,
+    host_root: Path | None,
+    http: str | None,
+    output: str,
 ) -> None:
     """List the types that this node's cards offer.
 
@@ -70,12 +84,14 @@ def command(
     HAVE       how many devices of the type exist on the card, whoever made them
     TAKES      what one more takes: a part of the card, or so many of its other types; '-' if unknown
     NUMA       the card's NUMA node
+    REFUSED    since when the card refuses the type though it counts it as free, and the errno;
+               there if the agent says so of any (--http)
     RESOURCES  what a pod asks for to get one
     """  # noqa: D301  # click keeps the lines behind \b as they are
     found = look(kernel_for(simulated, host_root), config_for(config))
     for problem in found.problems:
         note(problem)
-    types = list(_card_types(found))
+    types = list(_card_types(found, refused(http)))
     if output == "json":
         print_json(
             {
@@ -95,12 +111,14 @@ def _table(types: list[CardType], width: int | None) -> str:
     shown = list(range(len(_HEADER)))
     if width is not None and width < _WIDE and {entry.api for entry in types} == {_USUAL_API}:
         shown.remove(_HEADER.index("API"))
+    if not any(entry.refused for entry in types):
+        shown.remove(_HEADER.index("REFUSED"))
     rows = [[cells[column] for column in shown] for cells in map(_row, types)]
     right = (*_HEADER[4:7], "NUMA")
     return table([_HEADER[column] for column in shown], rows, right=right, shrinks="NAME", width=width)
 
 
-def _card_types(found: Look) -> Iterator[CardType]:
+def _card_types(found: Look, refusing: Mapping[tuple[str, str], Refused]) -> Iterator[CardType]:
     capacity = Capacity(found.snapshot)
     knowledge = first_look(found.snapshot)
     choices = {name: resource.choices(found.snapshot) for name, resource in found.resources.items()}
@@ -119,6 +137,7 @@ def _card_types(found: Look) -> Iterator[CardType]:
                 part=_part(knowledge, card, entry),
                 takes=_takes(knowledge, card, type_id),
                 numa_node=card.numa_node,
+                refused=refusing.get((card.address, type_id)),
                 resources=tuple(
                     name
                     for name, resource in found.resources.items()
@@ -175,6 +194,7 @@ def _row(entry: CardType) -> tuple[str, ...]:
         str(entry.existing),
         _told(entry),
         cell(entry.numa_node),
+        cell(entry.refused),
         cell(", ".join(entry.resources)),
     )
 

@@ -22,6 +22,7 @@ import pytest
 
 from deviceplugin.cli import COMMANDS, main
 from deviceplugin.cli.look import NO_BUS, NO_TYPES
+from deviceplugin.cli.refused import Refused
 from deviceplugin.cli.tables import table
 from deviceplugin.host import mdev
 from deviceplugin.host.paths import HostPaths
@@ -119,6 +120,27 @@ class TestTypes:
             0000:41:00.0  nvidia-748  NVIDIA A2-16Q  vfio-pci      0     0     0  1/1       0  vfio.dev/nvidia-748
         """)
 
+    def test_shows_what_the_agent_says_that_a_card_refuses(
+        self, run: Run, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+
+        def refused(address: str | None) -> dict[tuple[str, str], Refused]:
+            asked.append(address)
+            return {("mtty", "mtty-2"): Refused("2023-11-14T22:13:20+00:00", "EIO")}
+
+        monkeypatch.setattr("deviceplugin.cli.types.refused", refused)
+        kernel = node("samples")
+        monkeypatch.setenv("MDEV_HTTP", ":8080")
+        out = run("types", "--simulated", kernel.paths.root).out
+        assert re.findall(r"(mtty-\d) .* (since 2023-11-1\d \d\d:\d\d \(EIO\))", out)[0][0] == "mtty-2"
+        assert out.count("since") == 1
+        found = json.loads(run("types", "--simulated", kernel.paths.root, "-o", "json").out)
+        marks = {entry["type"]: entry["refused"] for entry in found["types"]}
+        assert marks["mtty-2"] == {"since": "2023-11-14T22:13:20+00:00", "errno": "EIO"}
+        assert marks["mtty-1"] is None
+        assert asked == [":8080", ":8080"]
+
     def test_shows_a_dash_for_what_a_driver_does_not_say(self, run: Run, node: Node) -> None:
         kernel = node("samples")
         mdev.create(kernel, "mtty", "mtty-1", FOREIGN)
@@ -187,6 +209,7 @@ class TestTypes:
             "part": "1/16",
             "takes": None,
             "numa_node": 0,
+            "refused": None,
             "resources": ["vfio.dev/nvidia-230"],
         }
         assert result.json["cards"][0] == {
