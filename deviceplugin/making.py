@@ -58,8 +58,6 @@ class Maker:
         self._on_made = on_made
         self._on_late = on_late
         self._late: dict[str, Seat] = {}
-        self._made_on: dict[str, str] = {}
-        """The card that each device was last made on, as long as the process lives."""
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -212,7 +210,7 @@ class Maker:
             await asyncio.shield(task)
 
     async def _undo(self, uuid: str) -> None:
-        card = self._made_on.get(uuid, "")
+        card = await self._card_of(uuid)
         self._refusals.undoing(card)
         try:
             await self._node.remove_unused(uuid)
@@ -225,6 +223,15 @@ class Maker:
         finally:
             self._refusals.undone(card)
             del self._removals[uuid]
+
+    async def _card_of(self, uuid: str) -> str:
+        """The card that a device is on; empty if that can't be told."""
+        try:
+            device = await self._node.find(uuid)
+        except HostError:
+            return ""
+        parent = self._node.snapshot.by_address.get(device.parent) if device is not None else None
+        return parent.card if parent is not None else ""
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         """Hold on to a task that nobody may be waiting for."""
@@ -243,7 +250,6 @@ class Maker:
 
     async def _create(self, seat: Seat, uuid: str, *, keep: bool) -> Device:
         """Have the kernel make it. If the wait is given up, the device may be removed when it comes."""
-        self._made_on[uuid] = seat.card
         task = asyncio.create_task(
             self._node.create(seat.parent, seat.type, uuid), name=f"create {uuid} on {seat.parent}"
         )

@@ -249,6 +249,7 @@ class Agreement:
         state = self._state(line.resource)
         found = compared(believed, line.listing, now)
         if found.belief is Belief.SAME:
+            line.listing.arrived()
             self._agrees(line, state, now)
         elif found.belief is not Belief.LATE and line.listens_since is not None:
             if now - line.listens_since < SETTLE:

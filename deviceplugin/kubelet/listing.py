@@ -13,7 +13,8 @@ from deviceplugin.kubelet.translation import offered
 
 LATELY = 10.0
 """Seconds that the kubelet may take to make a list its own: it writes a file for each."""
-_KEPT = 256
+_KEPT = 64
+"""Lists that are remembered at the most; the kubelet is behind by a few."""
 
 
 class Listing:
@@ -53,3 +54,7 @@ class Listing:
     def was_lately(self, healthy: frozenset[str], now: float) -> bool:
         """Whether just these were listed as Healthy until a moment ago."""
         return any(now - until < LATELY and before == healthy for before, until in self._replaced)
+
+    def arrived(self) -> None:
+        """The kubelet believes the list as it is: what was replaced is of no interest any more."""
+        self._replaced.clear()

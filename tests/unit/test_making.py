@@ -36,6 +36,9 @@ class Hanging:
         await self.goes_on.wait()
         return Device(uuid, type_id, parent, 1)
 
+    async def find(self, uuid: str) -> Device | None:  # noqa: ARG002
+        return None
+
     async def remove_unused(self, uuid: str) -> bool:
         self.removed.append(uuid)
         return True
