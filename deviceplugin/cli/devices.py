@@ -17,12 +17,14 @@ from deviceplugin.cli.options import (
     config_option,
     host_root_option,
     kernel_for,
+    kubelet_for,
     kubelet_root_option,
     node_name_for,
     node_name_option,
     output_option,
     simulated_option,
 )
+from deviceplugin.cli.remove import remove
 from deviceplugin.cli.tables import NOTHING, cell, note, print_json, table
 from deviceplugin.errors import HostError, KubeletError
 from deviceplugin.host.kernel import Kernel
@@ -70,7 +72,7 @@ class _Named:
     """Whether the kubelet could be asked; if not, any other device may be a pod's too."""
 
 
-@click.command("devices")
+@click.group("devices", invoke_without_command=True, subcommand_metavar="[COMMAND ...]")
 @config_option
 @node_name_option
 @kubelet_root_option
@@ -109,14 +111,15 @@ def command(
     RESOURCE   what it was made for or is offered as, if the configuration is the agent's
     SLOT       which of that resource's devices it is
     """  # noqa: D301  # click keeps the lines behind \b as they are
+    if ctx.invoked_subcommand is not None:
+        _refuse_options(ctx)
+        return
     kernel = kernel_for(simulated, host_root)
     found = look(kernel, config_for(config))
     for problem in found.problems:
         note(problem)
-    # A simulated node has no kubelet unless one is named; this machine's is not its own.
-    is_default = ctx.get_parameter_source("kubelet_root") is ParameterSource.DEFAULT
-    asks = bool(found.snapshot.devices) and not (simulated is not None and is_default)
-    named = _ask(_paths(kubelet_root, host_root if is_default else None), no_probe) if asks else _Named()
+    kubelet = kubelet_for(ctx, kubelet_root, simulated, host_root)
+    named = _ask(kubelet, no_probe) if kubelet is not None and found.snapshot.devices else _Named()
     mark = NodeMark.of(node_name_for(node_name))
     names = {slots.resource_bits(name): name for name in found.resources}
     numa = {parent.address: parent.numa_node for parent in found.snapshot.parents}
@@ -145,10 +148,18 @@ def command(
         note("no mediated device exists here; the agent makes one when a pod asks for it")
 
 
-def _paths(kubelet_root: Path, host_root: Path | None) -> KubeletPaths:
-    if host_root is not None:
-        kubelet_root = host_root / str(kubelet_root).lstrip("/")
-    return KubeletPaths(kubelet_root.absolute())
+command.add_command(remove)
+
+
+def _refuse_options(ctx: click.Context) -> None:
+    """Options of the list that stand before a subcommand would mean nothing, and look as if they did."""
+    for parameter in ctx.command.params:
+        if ctx.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[-1]} stands before {ctx.invoked_subcommand!r}; write it behind, as in "
+                f"'devices {ctx.invoked_subcommand} {parameter.opts[-1]} …'",
+                ctx,
+            )
 
 
 def _ask(paths: KubeletPaths, no_probe: bool) -> _Named:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from deviceplugin.errors import ConfigError
 from deviceplugin.host.kernel import Kernel, LinuxKernel
 from deviceplugin.host.paths import HostPaths
+from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.settings import Config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,6 +93,21 @@ def kernel_for(simulated: Path | None, host_root: Path | None = None) -> Kernel:
 
         return SimulatedKernel(simulated)
     return LinuxKernel(HostPaths(host_root) if host_root is not None else None)
+
+
+def kubelet_for(
+    ctx: click.Context, kubelet_root: Path, simulated: Path | None, host_root: Path | None
+) -> KubeletPaths | None:
+    """The kubelet that a command asks.
+
+    None for a simulated node, unless one is named: this machine's is not its own.
+    """
+    is_default = ctx.get_parameter_source("kubelet_root") is ParameterSource.DEFAULT
+    if simulated is not None and is_default:
+        return None
+    if host_root is not None and is_default:
+        kubelet_root = host_root / str(kubelet_root).lstrip("/")
+    return KubeletPaths(kubelet_root.absolute())
 
 
 def config_for(path: Path | None) -> Config:

@@ -41,9 +41,31 @@ CAPACITY = "tests/unit/test_capacity.py"
 OFFER = "tests/unit/test_offer.py"
 PLACEMENT = "tests/unit/test_placement.py"
 POOLS = "tests/unit/test_pools.py"
+REMOVE = "tests/unit/test_devices_remove.py"
 
 MUTANTS = (
     # --- a device in use must never be removed ---
+    Mutant(
+        "the command removes what a pod has",
+        "deviceplugin/cli/remove.py",
+        "        await self._check_pods(uuid)\n",
+        "",
+        (REMOVE,),
+    ),
+    Mutant(
+        "the command takes a kubelet without a checkpoint at its word",
+        "deviceplugin/cli/remove.py",
+        '    if memory is None:\n        raise KubeletError(f"the kubelet has no checkpoint {kubelet.checkpoint}")\n',
+        "    memory = memory or checkpoint.NOTHING\n",
+        (REMOVE,),
+    ),
+    Mutant(
+        "the command removes what bears another node's name",
+        "deviceplugin/cli/remove.py",
+        "        if owner is Owner.OTHER_NODE and not self._other_nodes:\n",
+        "        if owner is Owner.OTHER_NODE and not self._node_name:\n",
+        (REMOVE,),
+    ),
     Mutant(
         "a confined agent may still make and remove files anywhere",
         "deviceplugin/host/landlock.py",
