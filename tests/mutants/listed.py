@@ -35,6 +35,7 @@ VFIO = "tests/unit/test_vfio.py"
 ENDPOINT = "tests/unit/test_endpoint.py"
 AGREEMENT = "tests/unit/test_agreement.py"
 ORDER = "tests/unit/test_order.py"
+REFUSING = "tests/component/test_refusing_cards.py"
 REFUSALS = "tests/unit/test_refusals.py"
 MAKING = "tests/unit/test_making.py"
 CAPACITY = "tests/unit/test_capacity.py"
@@ -568,7 +569,7 @@ MUTANTS = (
         "deviceplugin/making.py",
         "                        self._refused(seat, error)\n                    break\n",
         "                        self._refused(seat, error)\n                    return\n",
-        (f"{ALLOCATE}::test_a_card_that_fails_is_passed_over_for_one_that_works",),
+        (f"{REFUSING}::test_a_dead_card_of_eight_costs_no_pod",),
     ),
     Mutant(
         "does not try another way after a refusal",
