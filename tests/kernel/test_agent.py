@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
 import uuid
 from pathlib import Path
 
 import pytest
 
 from deviceplugin.handover import container_path
-from tests.component.world import Stage, vfio
+from tests.component.world import Stage, slot, vfio
 from tests.kernel.conftest import EMPTY, PATIENCE
 from tests.kernel.modules import SAMPLES, Modules
 from tests.kernel.qemu import Qemu
@@ -58,6 +61,30 @@ async def test_a_device_stays_for_as_long_as_a_virtual_machine_has_it(stage: Sta
         qemu.stop()
     await gone(stage)
     await stage.says("device removed", within=PATIENCE, device=device)
+
+
+async def test_the_command_removes_what_was_left_and_nothing_that_a_virtual_machine_has(
+    stage: Stage,
+) -> None:
+    await stage.offers(within=PATIENCE, **EMPTY)
+    left = slot(vfio("mtty-1"), node_name="before-it-was-renamed")
+    stage.create("mtty", "mtty-1", left)
+    await stage.offers(within=PATIENCE, mtty_1=23)
+    command = [
+        *(sys.executable, "-m", "deviceplugin", "devices", "remove", "--other-nodes", "-o", "json"),
+        *("--kubelet-root", str(stage.directory / "k"), left),
+    ]
+    with Qemu(left) as qemu:
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        assert (process.returncode, json.loads(output)["devices"][0]["result"]) == (1, "in-use")
+        assert MTTY in qemu.pci_ids()
+        qemu.stop()
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert (process.returncode, json.loads(output)["devices"][0]["result"]) == (0, "removed")
+    await gone(stage)
+    await stage.offers(within=PATIENCE, **EMPTY)
 
 
 async def test_a_device_that_a_virtual_machine_kept_is_not_handed_on(stage: Stage) -> None:
