@@ -262,12 +262,22 @@ class Stage:
 
     def socket(self, resource: str) -> Path:
         """Where a resource's endpoint listens now."""
-        return self.kubelet.plugin_directory / str(self.logged("registered", resource=resource)[-1]["socket"])
+        return self.kubelet.plugin_directory / self._registered(resource)[-1]
+
+    def _registered(self, resource: str) -> list[str]:
+        """The sockets that the agent which runs now has registered for a resource, the last one last."""
+        sockets: list[str] = []
+        for entry in self.log:
+            if entry["event"] == "starting":  # Those of the agent before it are gone.
+                sockets.clear()
+            elif entry["event"] == "registered" and entry["resource"] == resource:
+                sockets.append(entry["socket"])
+        return sockets
 
     @contextlib.asynccontextmanager
     async def plugin(self, resource: str) -> AsyncIterator[rpc.DevicePluginAsyncStub]:
         """The endpoint of a resource, to be called as no kubelet would."""
-        await self.says("registered", resource=resource)
+        await self.until(lambda: self._registered(resource), f"{resource} registered")
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(f"unix:{self.socket(resource)}", options=options) as channel:
             yield rpc.DevicePluginStub(channel)
