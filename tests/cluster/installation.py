@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cluster.cluster import Cluster, Object, condition
 from tests.cluster.commands import run
 from tests.cluster.environment import SYSTEM
+from tests.cluster.node import Node
 from tests.cluster.waiting import PATIENCE, eventually
 
 CHART = Path(__file__).parents[2] / "charts/mdev-device-plugin"
@@ -74,6 +75,12 @@ class Agent:
         """What this container has logged, oldest first; what was to be forgotten is left out."""
         text = self._cluster.kubectl("logs", "--namespace", SYSTEM, self.name, "--container", "agent")
         return [line for line in events(text) if line["time"] > self._heard]
+
+    def log_on(self, node: Node) -> list[dict[str, Any]]:
+        """All that it has logged in all of its containers, read on its node: for want of an API server."""
+        files = f"/var/log/pods/{SYSTEM}_{self.name}_*/agent/*.log"
+        lines = node.execute("sh", "-c", f"cat {files}").splitlines()
+        return events("\n".join(line[line.find("{") :] for line in lines))
 
     def says(self, event: str, *, within: float = PATIENCE, **about: object) -> dict[str, Any]:
         """Wait for a line of its log."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+
+import yaml
 
 from tests.cluster.cluster import Cluster, condition
 from tests.cluster.commands import run
 from tests.cluster.environment import Environment
 from tests.cluster.pods import HOST
 from tests.cluster.waiting import PATIENCE, Never, eventually
+
+_PROCESSES = """
+for process in /proc/[0-9]*; do
+  [ "$(cat $process/comm 2>/dev/null)" != "$1" ] || echo ${process#/proc/}
+done
+"""
 
 
 class Node:
@@ -81,6 +91,41 @@ class Node:
     def execute(self, *command: str) -> str:
         """What a command prints on the node."""
         return run((*self._environment.node_exec, *command))
+
+    def processes(self, name: str) -> list[int]:
+        """The processes of that name, as the node numbers them."""
+        return [int(number) for number in self.execute("sh", "-c", _PROCESSES, "sh", name).split()]
+
+    @contextmanager
+    def kubelet_settings(self, **settings: object) -> Iterator[None]:
+        """Start the kubelet anew with other settings, and with its own again in the end.
+
+        A test is left out where the kubelet has no configuration file that could be changed.
+        """
+        self.need_services()
+        self.need_commands()
+        file = self._kubelet_configuration()
+        own = self.execute("cat", file)
+        try:
+            self._configure_kubelet(file, yaml.safe_dump({**yaml.safe_load(own), **settings}))
+            yield
+        finally:
+            self._configure_kubelet(file, own)
+
+    def _kubelet_configuration(self) -> str:
+        """The path of the kubelet's configuration file."""
+        (kubelet,) = self.processes("kubelet")
+        for option, following in pairwise(self.execute("cat", f"/proc/{kubelet}/cmdline").split("\0")):
+            name, _, value = option.partition("=")
+            if name == "--config":
+                return value or following
+        return self._environment.lacks(
+            "a configuration file of the kubelet (--config)", "lets its settings be changed"
+        )
+
+    def _configure_kubelet(self, file: str, text: str) -> None:
+        self.execute("sh", "-ec", 'printf %s "$1" >"$2"', "sh", text, file)
+        self.service("restart", "kubelet")
 
 
 def _chosen(cluster: Cluster, environment: Environment) -> tuple[str, str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.environment import SYSTEM
 from tests.cluster.hardware import Hardware
-from tests.cluster.installation import Agent, events
+from tests.cluster.installation import Agent
 from tests.cluster.node import Node
 from tests.cluster.pods import Pod, Pods
 from tests.cluster.waiting import eventually, until
@@ -96,17 +95,14 @@ def test_without_an_api_server_a_restarted_kubelet_costs_no_pod_its_device(
     pod = pods.run(resource)
     before = hardware.identities()
     (uuid,) = before
-    logs = f"/var/log/pods/{SYSTEM}_{agent.name}_*/agent/*.log"
     node.service("kill", "kube-apiserver")
     node.service("restart", "kubelet")
 
     def kept() -> None:
         # The kubelet's list is empty now, and stays so. What it remembers is all that speaks for the pod.
-        lines = node.execute("sh", "-c", f"cat {logs}").splitlines()
-        told = events("\n".join(line[line.find("{") :] for line in lines))
         assert any(
             each["event"] == "device not removed" and (each["device"], each["reason"]) == (uuid, "remembered")
-            for each in told
+            for each in agent.log_on(node)
         ), "the agent has not looked for whom the device is"
 
     eventually(kept)
