@@ -80,7 +80,11 @@ class Adoptable:
                 if self._adopted():
                     self._read_again()  # A pod that had one may have ended.
             self._wanted.clear()
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                # What was not looked at is not offered; the next look comes.
+                log.exception("a look at what others made failed")
 
     async def look(self) -> None:
         """Look at each device that is not known to be free and that no pod has."""

@@ -203,6 +203,7 @@ class Agent:
             self._advertising.discover(self._node.snapshot)
             self._advertising.adopt(self._node.snapshot)
             looking = tasks.create_task(self._adoptable.look(), name="look at what others made")
+            self._work.append(looking)
             await asyncio.wait({looking}, timeout=PATIENCE)
             self._tasks = tasks
             self._start(self._node.follow(), "follow the node")

@@ -210,9 +210,10 @@ class Maker:
             await asyncio.shield(task)
 
     async def _undo(self, uuid: str) -> None:
-        card = await self._card_of(uuid)
-        self._refusals.undoing(card)
+        card = ""
         try:
+            card = await self._card_of(uuid)
+            self._refusals.undoing(card)
             await self._node.remove_unused(uuid)
         except HostError as error:
             # It bears the mark and no pod has it: the reclaim will get it.

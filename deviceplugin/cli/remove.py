@@ -143,7 +143,6 @@ class _Removal:
         self._mark = NodeMark.of(node_name)
         self._kubelet = kubelet
         self._other_nodes = other_nodes
-        self._named: dict[str, str] | KubeletError | None = None
         self._hung: set[str] = set()
         """The parents whose driver has not answered."""
 
@@ -186,23 +185,20 @@ class _Removal:
             )
 
     async def _check_pods(self, uuid: str) -> None:
-        """Ask the kubelet, once for all devices, as late as the first of them needs it."""
+        """Ask the kubelet, for each device anew: a pod may have got it while another was removed."""
         if self._kubelet is None:
             return
-        if self._named is None:
-            try:
-                self._named = await _named(self._kubelet)
-            except KubeletError as error:
-                self._named = error
-        if isinstance(self._named, KubeletError):
+        try:
+            named = await _named(self._kubelet)
+        except KubeletError as error:
             raise _NotRemoved(
                 Result.UNKNOWN,
-                f"it is not known whether a pod has it: {self._named}. Call this again as root, while the "
+                f"it is not known whether a pod has it: {error}. Call this again as root, while the "
                 "kubelet runs, and with --kubelet-root if its directory is another one; on a machine without "
                 "a kubelet, a reboot removes what is left",
-            )
-        if uuid in self._named:
-            raise _NotRemoved(Result.IN_USE, self._named[uuid])
+            ) from error
+        if uuid in named:
+            raise _NotRemoved(Result.IN_USE, named[uuid])
 
     async def _write(self, device: Device) -> None:
         if device.parent in self._hung:

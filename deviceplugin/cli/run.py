@@ -129,12 +129,12 @@ def command(
         confinement = Confinement(kernel.paths, kubelet, (cdi or kernel.paths.cdi) if settings.cdi else None)
         confinement.begin()
     try:
-        asyncio.run(_until_told(agent, confinement))
+        told = asyncio.run(_until_told(agent, confinement))
     except BaseExceptionGroup:
         log.exception("a part of the agent failed, which ends it; devices stay as they are")
         _leave(1)
     log.info("ended")
-    _leave(0)
+    _leave(0 if told else 1)
 
 
 def _address(text: str | None) -> Address | None:
@@ -145,8 +145,8 @@ def _address(text: str | None) -> Address | None:
     return Address.parse(text)
 
 
-async def _until_told(agent: Agent, confinement: Confinement | None = None) -> None:
-    """Run the agent until SIGTERM or SIGINT, or until it is confined to what is there no more."""
+async def _until_told(agent: Agent, confinement: Confinement | None = None) -> bool:
+    """Run the agent until SIGTERM or SIGINT; False if it ended for want of what it is confined to."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -161,6 +161,7 @@ async def _until_told(agent: Agent, confinement: Confinement | None = None) -> N
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
         await asyncio.wait(left, timeout=LAST_MOMENT)
+    return void is None or void.cancelled() or not void.done()
 
 
 def _leave(code: int) -> None:

@@ -293,7 +293,10 @@ def _device(path: str, uuid: str, parent: str) -> Device | None:
 
 
 def _group(path: str) -> int | None:
-    group = _target_or(f"{path}/iommu_group", "")
+    try:
+        group = _target(f"{path}/iommu_group")
+    except FileNotFoundError:
+        return None  # Whatever else fails is no word that there is none.
     return int(group) if group.isdecimal() and group.isascii() else None
 
 

@@ -120,9 +120,10 @@ class Node:
 
     async def refresh(self, card: str) -> None:
         """Look at one card."""
-        known = self.snapshot
-        addresses = [parent.address for parent in known.cards.get(card, ())]
-        seen = await self._reader.read(card, addresses, known=known)
+        await self._read(card, [parent.address for parent in self.snapshot.cards.get(card, ())])
+
+    async def _read(self, card: str, addresses: Sequence[str]) -> None:
+        seen = await self._reader.read(card, addresses, known=self.snapshot)
         self._see([seen] if seen is not None else [])
 
     def _see(self, looks: Iterable[Seen]) -> None:
@@ -180,10 +181,11 @@ class Node:
                 self._looking.create_task(self._look(card, look), name=f"look at {card or 'everything'}")
             look.wanted.set()
 
-    def _look_once_more(self, card: str) -> None:
+    def _look_once_more(self, card: str, addresses: Sequence[str]) -> None:
         """Look at a slow card once more, unconfirmed: else each look would lead to the next one for ever."""
         if self._looking is not None:
-            self._looking.create_task(self._look_once(card), name=f"look at {card} once more")
+            look = self._look_once(card, addresses)
+            self._looking.create_task(look, name=f"look at {card} once more")
 
     def look_again_around(self, parent: str) -> None:
         """Ask for another look at the card of a parent, or at everything if there is no such parent."""
@@ -220,17 +222,18 @@ class Node:
         given_up = threading.Event()
         try:
             async with asyncio.timeout(REMOVE_DEADLINE):
-                return await in_thread(
+                removed = await in_thread(
                     lambda: vfio.remove_unused(self.kernel, uuid, still_wanted=lambda: not given_up.is_set()),
                     name=f"remove {uuid}",
                 )
+                self._made.pop(uuid, None)
+                return removed
         except TimeoutError as error:
             raise HostError(
                 f"the driver has not removed {uuid} within {REMOVE_DEADLINE:.0f} s; the claim on it stays"
             ) from error
         finally:
             given_up.set()
-            self._made.pop(uuid, None)
             self.look_again_around(device.parent if device is not None else "")
 
     async def is_held(self, uuid: str) -> bool:
@@ -283,9 +286,14 @@ class Node:
         finally:
             del self._looks[card]
 
-    async def _look_once(self, card: str | None) -> None:
+    async def _look_once(self, card: str | None, addresses: Sequence[str] | None = None) -> None:
         try:
-            await (self.rescan() if card is None else self.refresh(card))
+            if card is None:
+                await self.rescan()
+            elif addresses is None:
+                await self.refresh(card)
+            else:
+                await self._read(card, addresses)
         except HostError as error:
             log.warning("the node could not be looked at", extra={"reason": str(error)})
 
@@ -303,9 +311,10 @@ def _with_device(parents: tuple[Parent, ...], device: Device) -> tuple[Parent, .
     """A card's parents with one more device, and with no more room than that surely leaves."""
 
     def taken(parent: Parent, entry: ParentType) -> ParentType:
-        if parent.address != parent.card:
-            return replace(entry, available=0)  # A function carries one device.
-        return replace(entry, available=max(0, entry.available - (entry.id == device.type)))
+        if parent.address != parent.card or entry.id != device.type:
+            # A function carries one device; and what others take of a pool is not known.
+            return replace(entry, available=0)
+        return replace(entry, available=max(0, entry.available - 1))
 
     def carrying(parent: Parent) -> Parent:
         if parent.address != device.parent or any(one.uuid == device.uuid for one in parent.devices):

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deviceplugin.errors import HostError
 from deviceplugin.host import mdev
@@ -44,8 +44,8 @@ class Seen:
 class _Late:
     """A look that takes longer than anybody waits."""
 
-    again: bool = False
-    """Whether another look was asked for meanwhile."""
+    again: set[str] = field(default_factory=set)
+    """The parents of which another look was asked for meanwhile."""
 
 
 class CardReader:
@@ -53,7 +53,8 @@ class CardReader:
 
     Args:
         on_late: called with what a look saw that nobody waited for.
-        on_again: called with a card that is to be looked at again, since it was asked for in vain.
+        on_again: called with a card and its parents that are to be looked at again, since somebody asked for
+            that in vain.
         on_scan: called with the seconds that it took to read a card.
         on_fault: called for each fault when it is found.
     """
@@ -63,7 +64,7 @@ class CardReader:
         paths: HostPaths,
         *,
         on_late: Callable[[Seen], None],
-        on_again: Callable[[str], None],
+        on_again: Callable[[str, Sequence[str]], None],
         on_scan: Callable[[float], None],
         on_fault: Callable[[mdev.Fault], None],
     ) -> None:
@@ -99,7 +100,7 @@ class CardReader:
             HostError: sysfs can't be read.
         """
         if card in self._late:
-            self._late[card].again = True
+            self._late[card].again.update(addresses)
             return None
         began = self.next_number()
         clock = asyncio.get_running_loop().time
@@ -165,7 +166,7 @@ class CardReader:
         else:
             self._on_late(seen)
         if late is not None and late.again:
-            self._on_again(card)
+            self._on_again(card, sorted(late.again))
 
     def _report(self, faults: Iterable[mdev.Fault], addresses: Iterable[str], *, texts: bool) -> None:
         """Tell of new faults once; forget those that are no more, of what was read.

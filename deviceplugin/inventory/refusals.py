@@ -3,7 +3,7 @@
 A driver may answer every create with an error and go on counting: its card has died, or it has lost memory of
 devices that are gone. If such room stayed on offer, the node would fail every pod that comes. So what a card
 refused is not offered until something about the card has moved, or a back-off has passed, which doubles with
-each refusal. Then one device of the type is offered, to try again. A success ends it.
+each refusal. Then one device of the type is offered, to try again, and slowly more. A success ends it.
 
 All of it is a value, with the time handed in, and lives as long as the process.
 """
@@ -25,9 +25,12 @@ LONGEST = 600.0
 QUIET = 1.0
 """Seconds after a refusal, or after the removal of what its request had made, in which what moves on the card
 is taken for a consequence of that request."""
+GROWTH = 60.0
+"""Seconds, at the least, in which what is offered to try again doubles while nobody asks for it."""
 SEVERAL = 2
 """So many parents of one card have to refuse for the card to count as refusing."""
 
+_DOUBLINGS = 10
 _OF_NO_ROOM = frozenset(
     {
         errno.EEXIST,  # The device is there.
@@ -73,6 +76,24 @@ class Refusal:
     def believed(self) -> bool:
         return len(self.parents) >= self.needed
 
+    def limit(self, now: float) -> int:
+        """How many devices are offered at the most."""
+        return 0 if now < self.again else 1 << min(_DOUBLINGS, self._doublings(now))
+
+    def next_due(self, now: float) -> float | None:
+        """When that grows next; None when it is as good as no limit."""
+        if now < self.again:
+            return self.again
+        done = self._doublings(now)
+        return None if done >= _DOUBLINGS else self.again + (done + 1) * self._interval
+
+    @property
+    def _interval(self) -> float:
+        return max(self.pause, GROWTH)
+
+    def _doublings(self, now: float) -> int:
+        return int((now - self.again) // self._interval)
+
 
 @dataclass(frozen=True)
 class Refusals:
@@ -90,17 +111,23 @@ class Refusals:
         return frozenset(place for place, each in self.believed.items() if now < each.again)
 
     def limits(self, now: float) -> dict[Place, int]:
-        """How many devices are offered at the most: none now, or one to try again."""
-        return {place: 0 if now < each.again else 1 for place, each in self.believed.items()}
+        """How many devices are offered at the most: none now; then one to try again.
+
+        It doubles with the time in which nobody tries: a pod may need several at once.
+        """
+        return {place: each.limit(now) for place, each in self.believed.items()}
 
     def next_due(self, now: float) -> float | None:
-        """When the next may be tried again."""
-        return min((each.again for each in self.believed.values() if now < each.again), default=None)
+        """When more of one may be offered next."""
+        due = (each.next_due(now) for each in self.believed.values())
+        return min((time for time in due if time is not None), default=None)
 
     def refused(self, card: Card, type_id: str, parent: str, reason: str, now: float) -> Refusals:
         """A parent of a card did not take a device of a type."""
         place = (card.address, type_id)
         before = self.by_place.get(place)
+        if before is None and not card.counts[type_id]:
+            return self  # It is not offered anyway.
         if before is None:
             offering = len(card.offering(type_id, anywhere))
             after = Refusal(

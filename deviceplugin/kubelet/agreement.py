@@ -21,7 +21,7 @@ from enum import Enum, auto
 from typing import NoReturn, Protocol
 
 from deviceplugin.errors import KubeletError
-from deviceplugin.kubelet.listing import Listing
+from deviceplugin.kubelet.listing import LATELY, Listing
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,11 @@ class Agreement:
             except TimeoutError:
                 pass
             self._wake.clear()
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                # Whatever it was, the kubelet is asked again; nothing is renewed without a comparison.
+                log.exception("a comparison with the kubelet failed")
 
     async def look(self) -> None:
         """Compare once."""
@@ -221,7 +225,7 @@ class Agreement:
     def _wait(self) -> float:
         """Seconds until the next look."""
         now = self._clock()
-        if now < self._attentive_until or any(state.suspected for state in self._states.values()):
+        if now < self._attentive_until or any(map(self._is_suspected, self._lines)):
             return NEAR
         due = [PERIOD]
         for resource, line in self._lines.items():
@@ -230,6 +234,11 @@ class Agreement:
             if self.dispute(resource) is not None:
                 due.append(self._states[resource].next_try - now)
         return max(NEAR, min(due))
+
+    def _is_suspected(self, resource: str) -> bool:
+        """Whether a difference waits for its confirmation, on a connection that is up."""
+        suspected, line = self._state(resource).suspected, self._lines[resource]
+        return suspected is not None and line.listens_since is not None and suspected[0] == line.socket
 
     def _state(self, resource: str) -> _State:
         return self._states.setdefault(resource, _State())
@@ -247,9 +256,9 @@ class Agreement:
     def _compare(self, line: Line, revision: int, believed: frozenset[str]) -> None:
         now = self._clock()
         state = self._state(line.resource)
+        line.listing.forget(now - LATELY)
         found = compared(believed, line.listing, now)
         if found.belief is Belief.SAME:
-            line.listing.arrived()
             self._agrees(line, state, now)
         elif found.belief is not Belief.LATE and line.listens_since is not None:
             if now - line.listens_since < SETTLE:

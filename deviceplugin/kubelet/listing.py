@@ -55,6 +55,7 @@ class Listing:
         """Whether just these were listed as Healthy until a moment ago."""
         return any(now - until < LATELY and before == healthy for before, until in self._replaced)
 
-    def arrived(self) -> None:
-        """The kubelet believes the list as it is: what was replaced is of no interest any more."""
-        self._replaced.clear()
+    def forget(self, until: float) -> None:
+        """Remember no longer what was replaced before that."""
+        while self._replaced and self._replaced[0][1] < until:
+            self._replaced.popleft()

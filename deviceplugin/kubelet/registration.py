@@ -156,8 +156,10 @@ async def _pass_on(
             on_socket(name)
         elif name == paths.registration.name:
             _appeared(paths, listeners)
-        elif (paths.plugins / name).is_socket():
-            on_socket(name)
+        else:
+            with contextlib.suppress(OSError):
+                if (paths.plugins / name).is_socket():
+                    on_socket(name)
 
 
 async def _without(error: Exception, paths: KubeletPaths, listeners: Iterable[Listener]) -> None:

@@ -205,8 +205,8 @@ class Endpoint:
         """Register, however long it takes; False if this connection has become useless meanwhile."""
         connection = self._connection
         while not connection.renew.is_set():
-            self._retry.clear()
             await self._recall()
+            self._retry.clear()
             connection.registrar = Registrar.at(self._paths.registration)
             connection.service.expecting = True
             try:

@@ -155,6 +155,20 @@ async def test_a_directory_of_groups_that_comes_later_ends_the_agent(
     await asyncio.wait_for(void, 10)
 
 
+async def test_a_kubelets_directory_that_is_made_anew_ends_the_agent_with_a_code(root: Path) -> None:
+    log = root / "log"
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "deviceplugin", "run", "--kubelet-root", str(root / "k")), stderr=file
+        )
+    await until_said(log, "confined by Landlock")
+    (root / "k/device-plugins").rename(root / "k/old")
+    (root / "k/device-plugins").mkdir()
+    async with asyncio.timeout(30):
+        assert await process.wait() == 1
+    await until_said(log, "a directory was made after the agent was confined")
+
+
 async def test_a_kernel_without_landlock_confines_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

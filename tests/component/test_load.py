@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from deviceplugin.kubelet.agreement import PERIOD
 from tests.component.conftest import Begin
 from tests.load.figures import table, what_grew
 from tests.load.pods import QUICK, Load
@@ -37,8 +36,7 @@ async def test_an_agent_has_no_more_after_many_pods_than_after_a_few(begin: Begi
 
 async def test_what_an_agent_loses_is_named(begin: Begin) -> None:
     world = await begin(config=QUICK, agent=False, kubelet=False)
-    # What is kept until the kubelet was next compared with is no loss.
-    load = Load(world, TYPES, alive=5, every=15, patience=PERIOD + 1)
+    load = Load(world, TYPES, alive=5, every=15, patience=0.5)
     await load.begin(lambda code: LEAKING + code)
     await load.in_a_row(30)
     named = {sentence.split(":")[0] for sentence in what_grew(load.rows[1], load.rows[-1])}

@@ -93,6 +93,8 @@ def entries() -> dict[str, int]:
         whose = f"{module.removeprefix('deviceplugin.')}.{kind.__qualname__}"
         found[whose] += 1
         for name, value in _attributes(each):
+            if isinstance(value, deque) and value.maxlen is not None:
+                continue  # It is bounded, and what is in it depends on the moment.
             if isinstance(value, _CONTAINERS):
                 # One level more, for what is kept by card or by device.
                 inside = value.values() if isinstance(value, dict) else value

@@ -12,7 +12,7 @@ import pytest
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.placement import Seat
-from deviceplugin.inventory.refusals import FIRST, LONGEST, QUIET, Refusals, counts
+from deviceplugin.inventory.refusals import FIRST, GROWTH, LONGEST, QUIET, Refusals, counts
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
 from deviceplugin.refusals import RefusalLog
@@ -54,6 +54,20 @@ def test_what_a_card_refused_is_not_offered_until_the_back_off_has_passed_and_th
     assert refusals.next_due(100) == 100 + FIRST
     assert refusals.waiting(100) == {PLACE}
     assert not refusals.waiting(100 + FIRST)
+
+
+def test_what_nobody_tries_is_offered_in_growing_numbers() -> None:
+    refusals = refused(Refusals(), 0)
+    times = [FIRST, FIRST + GROWTH - 1, FIRST + GROWTH, FIRST + 2 * GROWTH]
+    assert [refusals.limits(now)[PLACE] for now in times] == [1, 1, 2, 4]
+    assert refusals.next_due(FIRST) == FIRST + GROWTH
+    assert refusals.next_due(FIRST + GROWTH) == FIRST + 2 * GROWTH
+    assert refusals.next_due(FIRST + 11 * GROWTH) is None
+    assert refused(refusals, FIRST + 5 * GROWTH).limits(FIRST + 5 * GROWTH) == {PLACE: 0}
+
+
+def test_a_card_that_says_itself_that_it_is_full_is_not_held_back_afterwards() -> None:
+    assert not refused(Refusals(), 0, whole(large=0)).by_place
 
 
 def test_types_are_refused_each_for_itself() -> None:
@@ -197,4 +211,5 @@ async def test_the_offer_is_worked_out_anew_when_the_back_off_has_passed(
     async with asyncio.timeout(30):
         assert await told.changes.get() == 1001
     assert told.log.limits() == {PLACE: 1}
-    assert told.log._timer is None
+    assert told.log._timer is not None  # For what is offered when nobody tries it.
+    told.log.close()
