@@ -197,6 +197,9 @@ class _Host:
             raise HostError(f"{parent}: ENOSPC")
         return device
 
+    async def find(self, uuid: str) -> Device | None:
+        return self._node.devices.get(uuid)
+
     async def remove_unused(self, uuid: str) -> None:
         if uuid not in self._node.devices:
             raise DeviceGone(uuid)
