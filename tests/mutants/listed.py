@@ -539,8 +539,8 @@ MUTANTS = (
     Mutant(
         "never tries a card again that refused",
         "deviceplugin/inventory/refusals.py",
-        "place: 0 if now < each.again else 1 for place",
-        "place: 0 for place",
+        "return 0 if now < self.again else 1 <<",
+        "return 0 if True else 1 <<",
         (REFUSALS,),
     ),
     Mutant(
