@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 3.0
 """Seconds of a request in which cards that refuse are tried on when nothing else has room."""
+_ENOUGH = 4.5
+"""Seconds of a request after which a refusal is its last try: its answer has to come before its deadline."""
 _TOLD = 8
 """Cards and errors that a message tells of."""
 
@@ -95,13 +97,13 @@ class Maker:
         """
         order = Order(resource, uuids, (device.type for device in along))
         devices: dict[str, Device] = {}
-        until = asyncio.get_running_loop().time() + _PATIENCE
-        await self._fill(order, devices, made, keep=keep, until=until)
-        if order.left:
+        began = asyncio.get_running_loop().time()
+        await self._fill(order, devices, made, keep=keep, began=began)
+        if order.left and not order.ended:
             # What was known may be older than the room that somebody just gave back.
             await self._node.rescan()
-            await self._fill(order, devices, made, keep=keep, until=until)
-        if order.left and devices:
+            await self._fill(order, devices, made, keep=keep, began=began)
+        if order.left and devices and not order.ended:
             # What came first may stand in the way.
             await self.undo(list(devices))
             if not any(map(self._node.has, devices)):
@@ -110,18 +112,18 @@ class Maker:
                 devices.clear()
                 order.begin_anew()
                 await self._node.rescan()
-                await self._fill(order, devices, made, keep=keep, until=until)
+                await self._fill(order, devices, made, keep=keep, began=began)
         if order.left:
             raise NoRoom(self._no_room(order))
         return devices
 
     async def _fill(
-        self, order: Order, devices: dict[str, Device], made: list[str], *, keep: bool, until: float
+        self, order: Order, devices: dict[str, Device], made: list[str], *, keep: bool, began: float
     ) -> None:
         """Make what an order still lacks, as far as there are places that have not refused.
 
         Args:
-            until: when cards that refuse are given up.
+            began: when the request did, on the loop's clock.
         """
         loop = asyncio.get_running_loop()
         order.go_on(Capacity(self._node.snapshot, self._knowledge()), own=self._own(order.resource))
@@ -131,7 +133,9 @@ class Maker:
                 order.refusals[seat.parent, seat.type] = (
                     f"{seat.parent}: its card has not yet finished an earlier create"
                 )
-            seats = order.plan(busy=busy, waiting=self._refusals.waiting(), patient=loop.time() < until)
+            seats = order.plan(
+                busy=busy, waiting=self._refusals.waiting(), patient=loop.time() < began + _PATIENCE
+            )
             if not seats:
                 return
             for uuid, seat in seats:
@@ -140,6 +144,9 @@ class Maker:
                 except HostError as error:
                     if order.refused(seat, str(error), fleeting=not counts(error.__cause__)):
                         self._refused(seat, error)
+                    if loop.time() >= began + _ENOUGH:
+                        order.ended = True
+                        return
                     break
                 self._refusals.made(seat)
                 made.append(uuid)
@@ -318,7 +325,8 @@ class Maker:
         if order.refusals:
             tried = self._tried(order)
             more = f"; and {len(tried) - _TOLD} more" if len(tried) > _TOLD else ""
-            return f"{asked}: tried {'; '.join(tried[:_TOLD])}{more}"
+            rest = "; there was no time to try any others" if order.ended else ""
+            return f"{asked}: tried {'; '.join(tried[:_TOLD])}{more}{rest}"
         choices = resource.choices(self._node.snapshot)
         if not choices:
             return f"{asked}: no parent on this node offers {' or '.join(resource.types)} now"

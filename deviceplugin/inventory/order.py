@@ -41,6 +41,8 @@ class Order:
         self._along = frozenset(along)
         self.by_card: Counter[str] = Counter()
         """How many places of each card refused since it last took a device of this request."""
+        self.ended = False
+        """Whether it has been tried for long enough."""
         self._firm: set[Place] = set()
         self._shunned: frozenset[Place] = frozenset()
         self._tried: dict[Place, tuple[Parent, ...]] = {}

@@ -10,6 +10,7 @@ from tests.cluster.hardware import Hardware
 from tests.cluster.installation import Agent
 from tests.cluster.node import Node
 from tests.cluster.pods import HOST, Pods, vfio
+from tests.cluster.waiting import eventually
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def faulty(simulator: Hardware) -> Iterator[Hardware]:
 
 
 def test_a_pod_whose_device_the_driver_refuses_says_so_in_its_status(
-    faulty: Hardware, agent: Agent, pods: Pods
+    faulty: Hardware, agent: Agent, node: Node, pods: Pods
 ) -> None:
     faulty.simulate("fault", "fail-create", "--type", "mbochs-large", "--errno", "EIO")
     status = pods.start(vfio("mbochs-large")).fails()
@@ -31,12 +32,12 @@ def test_a_pod_whose_device_the_driver_refuses_says_so_in_its_status(
     # The other types of the card are none the worse for it, nor is the type once the fault is over.
     pods.run(vfio("mbochs-small"))
     faulty.simulate("clear-faults")
-    pods.run(vfio("mbochs-large"))
+    _recovers("mbochs-large", agent, node, pods)
     agent.is_ready()
 
 
 def test_of_several_devices_none_is_left_when_one_cannot_be_made(
-    faulty: Hardware, agent: Agent, pods: Pods
+    faulty: Hardware, agent: Agent, node: Node, pods: Pods
 ) -> None:
     faulty.simulate("fault", "fail-create", "--type", "mdpy-vga", "--errno", "ENOMEM")
     restarts = agent.restarts
@@ -46,6 +47,10 @@ def test_of_several_devices_none_is_left_when_one_cannot_be_made(
     # What was made for the pod before the refusal is reclaimed: nobody tells that it failed.
     faulty.is_rid_of()
     assert agent.restarts == restarts
+    faulty.simulate("clear-faults")
+    _recovers("mdpy-vga", agent, node, pods)
+    # One success, and all of the card's room is offered again.
+    agent.measures("mdev_slots", 3, resource=vfio("mdpy-vga"), state="free")
 
 
 def test_a_driver_that_takes_too_long_is_not_waited_for(faulty: Hardware, agent: Agent, pods: Pods) -> None:
@@ -81,3 +86,16 @@ def test_a_device_is_reclaimed_when_its_pod_asks_for_more_processors_than_there_
     allocations = ("mdev_allocations_total", frozenset({("resource", resource), ("result", "success")}))
     assert agent.metrics()[allocations] == before[allocations] + 1
     hardware.is_rid_of()
+
+
+def _recovers(type_id: str, agent: Agent, node: Node, pods: Pods) -> None:
+    """See that a type which was refused is offered again after a while, and that a pod gets it."""
+    resource = vfio(type_id)
+    free = ("mdev_slots", frozenset({("resource", resource), ("state", "free")}))
+
+    def offered() -> None:
+        assert agent.metrics()[free] > 0, f"{resource} is not offered again yet"
+
+    eventually(offered)
+    node.has_room(resource)
+    pods.run(resource)

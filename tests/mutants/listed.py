@@ -84,8 +84,8 @@ MUTANTS = (
     Mutant(
         "a slow card is read again while it is still being read",
         "deviceplugin/host/reading.py",
-        "            self._late[card].again = True\n            return None\n",
-        "            self._late[card].again = True\n",
+        "            self._late[card].again.update(addresses)\n            return None\n",
+        "            self._late[card].again.update(addresses)\n",
         ("tests/unit/test_node.py",),
     ),
     Mutant(
@@ -567,14 +567,21 @@ MUTANTS = (
     Mutant(
         "gives up at the first card that refuses",
         "deviceplugin/making.py",
-        "                        self._refused(seat, error)\n                    break\n",
-        "                        self._refused(seat, error)\n                    return\n",
+        "                        return\n                    break\n",
+        "                        return\n                    return\n",
         (f"{REFUSING}::test_a_dead_card_of_eight_costs_no_pod",),
+    ),
+    Mutant(
+        "a request is tried on until its deadline",
+        "deviceplugin/making.py",
+        "                        order.ended = True\n                        return\n",
+        "                        order.ended = True\n",
+        (MAKING,),
     ),
     Mutant(
         "does not try another way after a refusal",
         "deviceplugin/making.py",
-        "        if order.left and devices:\n",
+        "        if order.left and devices and not order.ended:\n",
         "        if False:\n",
         (CHOICE,),
     ),

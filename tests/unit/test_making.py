@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 import uuid
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from deviceplugin.errors import NoRoom
+from deviceplugin.errors import HostError, NoRoom
 from deviceplugin.host import mdev
 from deviceplugin.host.node import Node
 from deviceplugin.inventory.placement import Seat
@@ -87,3 +88,26 @@ async def test_room_that_nobody_told_of_is_looked_for_before_a_request_is_refuse
     kernel.write(kernel.paths.remove(foreign[0]), "1")
     made = await maker.make(resource, [UUID], made=[])
     assert made[UUID].type == "mdpy-hd"
+
+
+async def test_a_request_that_cards_refuse_for_long_ends_before_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(SimulatedKernel.build(tmp_path / "node", load("s390")))
+    await node.rescan()
+    loop = asyncio.get_running_loop()
+    clock, passed, tried = loop.time, 0.0, 0
+
+    async def refuse(parent: str, type_id: str, uuid: str) -> Device:  # noqa: ARG001
+        nonlocal passed, tried
+        passed += 1.0
+        tried += 1
+        raise HostError(f"{parent}: EIO") from OSError(errno.EIO, "")
+
+    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
+    monkeypatch.setattr(node, "create", refuse)
+    maker = Maker(node, Ledger(time.monotonic))
+    with pytest.raises(NoRoom, match=r"EIO; there was no time to try any others$"):
+        await maker.make(Resource(name="a.b/c", types=("vfio_ccw-io",)), [UUID], made=[])
+    # The sixth second of a request is its last.
+    assert 1 < tried < 6
