@@ -28,12 +28,20 @@ setup: $(VENV)/.ready  ## make the virtual environment
 demo: $(VENV)/.ready  ## watch devices live and die on a simulated node, within a minute
 	@$(BIN)/mdev-device-plugin demo
 
+# The tests wait more than they work, so two processes for each processor.
+WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
+
 .PHONY: test
-test: $(VENV)/.ready  ## unit and component tests, with branch coverage
+test: $(VENV)/.ready  ## unit and component tests, side by side in WORKERS processes, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit tests/properties tests/contract tests/component tests/stateful tests/fuzz
+	@$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist worksteal \
+	  tests/unit tests/properties tests/contract tests/component tests/stateful tests/fuzz
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+.PHONY: test-serial
+test-serial: $(VENV)/.ready  ## the quick ones of them in one process, one after the other
+	@$(BIN)/pytest tests/unit tests/contract
 
 .PHONY: test-stateful
 test-stateful: $(VENV)/.ready  ## a long history of pods, kills and faults; STEPS and SEED choose which

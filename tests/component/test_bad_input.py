@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import uuid
-from pathlib import Path
+from collections.abc import Sequence
 
 import grpc
 import grpc.aio
@@ -13,7 +14,7 @@ import pytest
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from tests.component.conftest import Begin
-from tests.component.world import NEVER, World, allocate_request, slot, vfio
+from tests.component.world import NEVER, PATIENCE, World, allocate_request, slot, vfio
 
 OWN = slot(vfio("mtty-1"))
 NOT_FOUND, INVALID = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT
@@ -25,47 +26,48 @@ async def serves(world: World) -> None:
     await world.kubelet.delete(pod)
 
 
-@pytest.mark.parametrize(
-    ("ids", "code"),
-    [
-        pytest.param([], INVALID, id="none"),
-        pytest.param([OWN, OWN], INVALID, id="twice"),
-        pytest.param([slot(vfio("mtty-1"), 9999)], NOT_FOUND, id="a slot that was never offered"),
-        pytest.param([slot(vfio("mtty-2"))], NOT_FOUND, id="another resource's"),
-        pytest.param([slot(vfio("mtty-1"), node_name="other")], NOT_FOUND, id="another node's"),
-        pytest.param([slot(vfio("mtty-1"), numa_node=0)], NOT_FOUND, id="another NUMA node's"),
-        pytest.param([str(uuid.UUID(int=5))], NOT_FOUND, id="somebody's UUID"),
-        pytest.param([OWN.upper()], NOT_FOUND, id="in capitals"),
-        pytest.param([f"{OWN}\n"], NOT_FOUND, id="with a newline"),
-        pytest.param([f" {OWN}"], NOT_FOUND, id="with a space"),
-        pytest.param([""], NOT_FOUND, id="empty"),
-        pytest.param(["../../../etc/passwd"], NOT_FOUND, id="a path"),
-        pytest.param(["x" * 10_000], NOT_FOUND, id="10 kB"),
-        pytest.param(["\0\x1b[2J\r\n" * 100], NOT_FOUND, id="control characters"),
-        pytest.param(["\uff16\uff44646576-\xe9"], NOT_FOUND, id="not ASCII"),
-        pytest.param([OWN, "x"], NOT_FOUND, id="one right and one wrong"),
-        pytest.param([f"{OWN}{number}" for number in range(20_000)], NOT_FOUND, id="20 000 of them"),
-    ],
-)
-async def test_device_ids_that_make_no_sense_are_refused(
-    begin: Begin, ids: list[str], code: grpc.StatusCode
-) -> None:
+SENSELESS: dict[str, tuple[list[str], grpc.StatusCode]] = {
+    "none": ([], INVALID),
+    "twice": ([OWN, OWN], INVALID),
+    "a slot that was never offered": ([slot(vfio("mtty-1"), 9999)], NOT_FOUND),
+    "another resource's": ([slot(vfio("mtty-2"))], NOT_FOUND),
+    "another node's": ([slot(vfio("mtty-1"), node_name="other")], NOT_FOUND),
+    "another NUMA node's": ([slot(vfio("mtty-1"), numa_node=0)], NOT_FOUND),
+    "somebody's UUID": ([str(uuid.UUID(int=5))], NOT_FOUND),
+    "in capitals": ([OWN.upper()], NOT_FOUND),
+    "with a newline": ([f"{OWN}\n"], NOT_FOUND),
+    "with a space": ([f" {OWN}"], NOT_FOUND),
+    "empty": ([""], NOT_FOUND),
+    "a path": (["../../../etc/passwd"], NOT_FOUND),
+    "10 kB": (["x" * 10_000], NOT_FOUND),
+    "control characters": (["\0\x1b[2J\r\n" * 100], NOT_FOUND),
+    "not ASCII": (["\uff16\uff44646576-\xe9"], NOT_FOUND),
+    "one right and one wrong": ([OWN, "x"], NOT_FOUND),
+    "20 000 of them": ([f"{OWN}{number}" for number in range(20_000)], NOT_FOUND),
+}
+
+
+async def test_device_ids_that_make_no_sense_are_refused(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mtty_1=24)
     async with world.plugin(vfio("mtty-1")) as plugin:
-        for call in (
-            lambda: plugin.Allocate(allocate_request(ids)),
-            lambda: plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids)),
-        ):
-            with pytest.raises(grpc.aio.AioRpcError) as failure:
-                await call()
-            assert failure.value.code() is code
-            told = failure.value.details() or ""
-            assert told.startswith("vfio.dev/mtty-1: ")
-            assert len(told) < 500
-            assert told.isprintable()
-    assert not world.devices
-    await serves(world)
+        for case, (ids, code) in SENSELESS.items():
+            for call in (
+                plugin.Allocate(allocate_request(ids)),
+                plugin.PreStartContainer(pb.PreStartContainerRequest(devices_ids=ids)),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as failure:
+                    await call
+                assert failure.value.code() is code, case
+                told = failure.value.details() or ""
+                assert told.startswith("vfio.dev/mtty-1: "), case
+                assert len(told) < 500, case
+                assert told.isprintable(), case
+            assert not world.devices, case
+            await serves(world)
+            (device,) = world.devices
+            world.remove(device)
+            await world.offers(mtty_1=24)
 
 
 async def test_a_request_for_no_container_or_several_is_refused(begin: Begin) -> None:
@@ -102,38 +104,38 @@ async def test_bytes_that_are_no_request_hurt_nobody(begin: Begin) -> None:
     assert world.agent_runs
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\n", b"many\n", b"-1\n", b"1.5\n", b"\xff\xfe\x00\n", b"9" * 100 + b"\n", "٣\n".encode(), None],
-    ids=[
-        "empty",
-        "newline",
-        "word",
-        "negative",
-        "fraction",
-        "not UTF-8",
-        "100 digits",
-        "other digits",
-        "gone",
-    ],
-)
-async def test_a_count_that_can_not_be_read_costs_that_type_alone(
-    begin: Begin, content: bytes | None
-) -> None:
+UNREADABLE: dict[str, bytes | None] = {
+    "empty": b"",
+    "newline": b"\n",
+    "word": b"many\n",
+    "negative": b"-1\n",
+    "fraction": b"1.5\n",
+    "not UTF-8": b"\xff\xfe\x00\n",
+    "100 digits": b"9" * 100 + b"\n",
+    "other digits": "٣\n".encode(),
+    "gone": None,
+}
+
+
+async def test_a_count_that_can_not_be_read_costs_that_type_alone(begin: Begin) -> None:
     world = await begin(config=NEVER)
     await world.offers(mdpy_hd=4, mdpy_vga=4)
-    world.node.fault("odd-count", parent="mdpy", type="mdpy-hd", content=content)
-    # The file alone tells of nothing; something that happens on the card does.
-    world.create("mdpy", "mdpy-vga", foreign := str(uuid.uuid4()))
-    await world.offers(mdpy_hd=0, mdpy_vga=3, mtty_1=24)
-    world.remove(foreign)
-    await world.offers(mdpy_hd=0, mdpy_vga=4)
-    if content is not None:
-        assert len(world.logged("left out")) == 1
-        assert world.logged("left out")[0]["path"].endswith("mdpy-hd/available_instances")
-    world.node.clear_faults()
-    world.create("mdpy", "mdpy-vga", str(uuid.uuid4()))
-    await world.offers(mdpy_hd=3, mdpy_vga=3)
+    for case, content in UNREADABLE.items():
+        said = len(world.logged("left out"))
+        world.node.fault("odd-count", parent="mdpy", type="mdpy-hd", content=content)
+        # The file alone tells of nothing; something that happens on the card does.
+        world.create("mdpy", "mdpy-vga", foreign := str(uuid.uuid4()))
+        await world.offers(mdpy_hd=0, mdpy_vga=3, mtty_1=24)
+        world.remove(foreign)
+        await world.offers(mdpy_hd=0, mdpy_vga=4)
+        new = world.logged("left out")[said:]
+        assert len(new) == 1, case
+        assert all(each["path"].endswith("mdpy-hd/available_instances") for each in new), case
+        world.node.clear_faults()
+        world.create("mdpy", "mdpy-vga", foreign)
+        await world.offers(mdpy_hd=3, mdpy_vga=3)
+        world.remove(foreign)
+        await world.offers(mdpy_hd=4, mdpy_vga=4)
 
 
 async def test_types_without_a_readable_name_are_offered_by_their_id(begin: Begin) -> None:
@@ -165,73 +167,81 @@ async def test_things_that_do_not_belong_in_sysfs_are_passed_over(begin: Begin) 
     assert world.agent_runs
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("", "is empty"),
-        ("version: v1\nreclaim: {interwal: 5s}\n", "'interval'"),
-        ("version: v1\nrelcaim: {interval: 5s}\n", "config.yaml:2"),
-        ("version: v1\nreclaim: {grace: soon}\n", "config.yaml:2"),
-        ("version: v1\nreclaim: {enabled: 3}\n", "config.yaml:2"),
-        ("version: v7\n", "config.yaml:1"),
-        ("version: v1\nresources:\n- name: nonsense\n  types: [a]\n", "config.yaml:3"),
-        (
-            "version: v1\nresources:\n- {name: a.b/c, types: [x]}\n- {name: a.b/c, types: [y]}\n",
-            "config.yaml:4",
-        ),
-        ("version: v1\nversion: v1\n", "config.yaml:2"),
-        ("{[", "config.yaml:1"),
-        ("- 1\n", "config.yaml"),
-        ("version: v1\ndiscovery: {domain: kubernetes.io}\n", "kubernetes.io"),
-    ],
+UNUSABLE: tuple[tuple[str, str], ...] = (
+    ("", "is empty"),
+    ("version: v1\nreclaim: {interwal: 5s}\n", "'interval'"),
+    ("version: v1\nrelcaim: {interval: 5s}\n", "config.yaml:2"),
+    ("version: v1\nreclaim: {grace: soon}\n", "config.yaml:2"),
+    ("version: v1\nreclaim: {enabled: 3}\n", "config.yaml:2"),
+    ("version: v7\n", "config.yaml:1"),
+    ("version: v1\nresources:\n- name: nonsense\n  types: [a]\n", "config.yaml:3"),
+    (
+        "version: v1\nresources:\n- {name: a.b/c, types: [x]}\n- {name: a.b/c, types: [y]}\n",
+        "config.yaml:4",
+    ),
+    ("version: v1\nversion: v1\n", "config.yaml:2"),
+    ("{[", "config.yaml:1"),
+    ("- 1\n", "config.yaml"),
+    ("version: v1\ndiscovery: {domain: kubernetes.io}\n", "kubernetes.io"),
 )
-async def test_a_configuration_that_can_not_be_used_ends_with_one_line_and_code_2(
-    begin: Begin, text: str, told: str
-) -> None:
-    world = await begin(agent=False, kubelet=False)
-    path = world.directory / "config.yaml"
-    path.write_text(text)
-    code, said = await run(world, "--config", path)
-    assert code == 2
-    assert said.startswith("mdev-device-plugin: ")
-    assert said.count("\n") == 1
-    assert told in said
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--config", "/nonexistent/config.yaml"],
-        ["--simulated", "/nonexistent"],
-        ["--log-format", "xml"],
-        ["--log-level", "loud"],
-        ["--misspelt", "1"],
-    ],
+MISTAKEN: tuple[list[str], ...] = (
+    ["--config", "/nonexistent/config.yaml"],
+    ["--simulated", "/nonexistent"],
+    ["--log-format", "xml"],
+    ["--log-level", "loud"],
+    ["--misspelt", "1"],
 )
-async def test_flags_that_make_no_sense_end_with_one_line_and_code_2(
-    begin: Begin, arguments: list[str]
-) -> None:
+EACH = """
+import contextlib, io, json, sys
+from deviceplugin.cli import main
+for arguments in json.load(sys.stdin):
+    sys.argv = ["mdev-device-plugin", *arguments]
+    code = None
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([code, said.getvalue()]))
+"""
+"""Calls the command with each of the lists of arguments that it reads."""
+
+
+async def test_a_configuration_that_can_not_be_used_ends_with_one_line_and_code_2(begin: Begin) -> None:
     world = await begin(agent=False, kubelet=False)
-    code, said = await run(world, *arguments)
-    assert code == 2
-    assert said.startswith("mdev-device-plugin: ")
-    assert said.count("\n") == 1
+    calls: list[list[str]] = []
+    for number, (text, _) in enumerate(UNUSABLE):
+        path = world.directory / str(number) / "config.yaml"
+        path.parent.mkdir()
+        path.write_text(text)
+        calls.append(["--config", str(path)])
+    for (code, said), (text, told) in zip(await run(world, calls), UNUSABLE, strict=True):
+        assert code == 2, text
+        assert said.startswith("mdev-device-plugin: "), text
+        assert said.count("\n") == 1, text
+        assert told in said, text
 
 
-async def run(world: World, *arguments: str | Path) -> tuple[int | None, str]:
-    """Run the agent's command to its end; returns its exit code and what it said."""
+async def test_flags_that_make_no_sense_end_with_one_line_and_code_2(begin: Begin) -> None:
+    world = await begin(agent=False, kubelet=False)
+    for (code, said), arguments in zip(await run(world, MISTAKEN), MISTAKEN, strict=True):
+        assert code == 2, arguments
+        assert said.startswith("mdev-device-plugin: "), arguments
+        assert said.count("\n") == 1, arguments
+
+
+async def run(world: World, calls: Sequence[list[str]]) -> list[tuple[int | None, str]]:
+    """Run the agent's command to its end with each of these; returns its exit codes and what it said."""
+    always = ["run", "--kubelet-root", str(world.kubelet.root), "--simulated", str(world.directory / "node")]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deviceplugin", "run", "--kubelet-root", world.kubelet.root),
-        *("--simulated", world.directory / "node", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
+        *(sys.executable, "-c", EACH), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(10):
-            _, said = await process.communicate()
+        async with asyncio.timeout(PATIENCE):
+            out, _ = await process.communicate(json.dumps([[*always, *each] for each in calls]).encode())
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return process.returncode, said.decode()
+    assert process.returncode == 0
+    return [(code, said) for code, said in map(json.loads, out.splitlines())]
