@@ -592,8 +592,8 @@ class History(Stage):
                 if entry.id in kinds
             ]
             rooms = [available for available, refused in entries if not refused]
-            # Of what refused a moment ago there is nothing, or one to try again.
-            tries = sum(min(1, available) for available, refused in entries if refused)
+            # Of what refused lately there is nothing, or one to try again, or slowly more: never more than room.
+            tries = sum(available for available, refused in entries if refused)
             if most is not None:
                 right = free + len(healthy & snapshot.devices.keys()) <= most or free == 0
             elif len(kinds) == 1 and not kinds[0].startswith("g-"):
