@@ -80,7 +80,7 @@ test-image: image $(VENV)/.ready  ## build the image, and test what it holds
 	@$(BIN)/pytest tests/image
 
 .PHONY: bench
-bench: $(VENV)/.ready  ## the figures of the README, measured here
+bench: $(VENV)/.ready  ## the figures of CONTRIBUTING.md, measured here
 	@$(BIN)/python -m tests.bench
 
 .PHONY: lint
@@ -115,6 +115,10 @@ sbom: image $(AUDIT_VENV)/.ready  ## build the image, and build/sbom.json: all t
 .PHONY: chart
 chart: $(VENV)/.ready  ## write what is made of the chart: its schema, its README's table, manifests (Go, or helm)
 	@$(BIN)/python -m tests.chart.generate
+
+.PHONY: picture
+picture: $(VENV)/.ready  ## write the README's picture, docs/demo.svg, of the demo as it runs
+	@$(BIN)/python -m tests.documents.picture
 
 .PHONY: proto
 proto: $(VENV)/.ready  ## generate deviceplugin/api from proto

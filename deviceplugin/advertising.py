@@ -195,7 +195,7 @@ class Advertising:
                 "there are devices here that this plugin made under another node's name, for instance "
                 f"{others[0]}: another node shares this kernel, or this one was not always called "
                 f"{self._node_name!r}; they count as taken, and this agent never removes them "
-                "('mdev-device-plugin devices remove --other-nodes' can; README, 'Operations')",
+                "('mdev-device-plugin devices remove --other-nodes' can; docs/operations.md)",
             )
 
     def _mention_another_plugin(self, resource: Resource, now: Offer) -> None:

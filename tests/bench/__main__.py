@@ -31,7 +31,7 @@ MEASURES = {
 @click.option("-o", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.argument("which", nargs=-1, type=click.Choice(list(MEASURES)))
 def main(output: str, which: tuple[str, ...]) -> None:
-    """Measure the figures of the README on this machine, all or only those named."""
+    """Measure the figures of CONTRIBUTING.md on this machine, all or only those named."""
     where = machine()
     began = time.monotonic()
     figures = []

@@ -1,9 +1,10 @@
 """A node's cards and their drivers' rules, slow and obviously right.
 
-Written from what the README and docs/nodes.md promise, without a look at ``deviceplugin.inventory``: what the
-kernel says and refuses follows from a rule that tells whether a card can carry a load, and what can be made
-of it at the most is found by trying. Every rule here has room for less where it has room for more, so that
-the order in which a load came about does not matter; cards have nothing to do with each other.
+Written from what docs/architecture.md and docs/nodes.md promise, without a look at
+``deviceplugin.inventory``: what the kernel says and refuses follows from a rule that tells whether a card can
+carry a load, and what can be made of it at the most is found by trying. Every rule here has room for less
+where it has room for more, so that the order in which a load came about does not matter; cards have nothing
+to do with each other.
 """
 
 from __future__ import annotations

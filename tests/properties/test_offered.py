@@ -111,7 +111,7 @@ def test_what_was_learned_takes_nothing_from_the_offer(case: Case) -> None:
 
 
 def promised_of(world: World, resource: Resource, asked: Asked, card: Card) -> int:
-    """What the README promises of one card: what the first type with room has there."""
+    """What docs/architecture.md promises of one card: what the first type with room has there."""
     rooms = (promised_of_type(world, resource, asked, card, type_id) for type_id in asked.types)
     return next(filter(None, rooms), 0)
 
