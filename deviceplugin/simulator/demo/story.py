@@ -144,10 +144,16 @@ class Story:
         await stage.drop(serial)
         before = len(stage.agent.log)
         await stage.agent.start()
+        # The room of what the pod left comes on top, as soon as the new agent has removed it.
         await stage.until(
-            lambda: stage.healthy() == known, "the new agent did not offer the same slots under the same IDs"
+            lambda: all(slots <= stage.healthy()[resource] for resource, slots in known.items()),
+            "the new agent did not offer the same slots under the same IDs",
         )
-        self._expect(self._identities() == there, "devices changed while the agent was away")
+        found = self._identities()
+        self._expect(
+            found.items() <= there.items() and there.keys() - found.keys() <= set(leftovers),
+            "devices changed while the agent was away",
+        )
         await show.say(
             "A new agent offers the same slots under the same IDs, and finds every device in its place."
         )
