@@ -592,7 +592,8 @@ class History(Stage):
                 if entry.id in kinds
             ]
             rooms = [available for available, refused in entries if not refused]
-            # Of what refused lately there is nothing, or one to try again, or slowly more: never more than room.
+            # Of what refused lately there is nothing, or one to try again, or slowly more, and never more
+            # than room.
             tries = sum(available for available, refused in entries if refused)
             if most is not None:
                 right = free + len(healthy & snapshot.devices.keys()) <= most or free == 0
