@@ -13,7 +13,7 @@ import pytest
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError
 from tests.component.conftest import Begin
-from tests.component.world import NEVER, allocate_request, slot, vfio
+from tests.component.world import BACK_OFF, NEVER, allocate_request, slot, vfio
 
 BOTH = "resources: [{name: example.com/any, types: [mdpy-hd, mbochs-large]}]\n" + NEVER
 
@@ -75,7 +75,8 @@ async def test_a_container_may_hold_several_resources_and_several_devices_of_one
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EAGAIN, errno.ENOMEM, errno.ENODEV])
 async def test_a_create_that_fails_says_what_was_tried_where_and_the_errno(begin: Begin, code: int) -> None:
-    world = await begin(config=NEVER)
+    world = await begin(config=NEVER, agent=False)
+    await world.start_agent(moved_clock=True)
     await world.offers(mdpy_hd=4)
     world.node.fault("fail-create", parent="mdpy", errno=code)
     with pytest.raises(AdmissionError, match="UnexpectedAdmissionError") as failure:
@@ -87,7 +88,8 @@ async def test_a_create_that_fails_says_what_was_tried_where_and_the_errno(begin
     if code not in {errno.EAGAIN, errno.ENODEV}:
         # It is not offered until it is tried again, and with one device first.
         await world.offers(mdpy_hd=0)
-        await world.offers(within=60, mdpy_hd=1)
+        world.time_passes(BACK_OFF)
+        await world.offers(mdpy_hd=1)
     await world.admit("mdpy-hd", name="next")
     await world.offers(mdpy_hd=4)
 

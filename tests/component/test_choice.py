@@ -11,7 +11,7 @@ import pytest
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError, Pod
 from tests.component.conftest import Begin
 from tests.component.test_seen_from_outside import becomes, started, value
-from tests.component.world import NEVER, World
+from tests.component.world import NEVER, PATIENCE, World
 
 RESOURCE = "example.com/gpu"
 CARDS = """
@@ -170,7 +170,7 @@ async def pools_offered(begin: Begin) -> tuple[World, int]:
     world, port = await started(begin, text=POOLS, config=NEVER)
     await world.offers(small=24, large=6)
     looks = 3 * 3  # The first, and two more once the agent listens to events, of each card.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             page = await becomes(port, "/metrics", 200)
             if value(page, "mdev_scan_duration_seconds_count") >= looks:
@@ -180,7 +180,7 @@ async def pools_offered(begin: Begin) -> tuple[World, int]:
 
 async def foretold(port: int, at_least: int) -> tuple[float, float]:
     """How many counts were foretold rightly and wrongly, once there are so many."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             page = await becomes(port, "/metrics", 200)
             right, wrong = (

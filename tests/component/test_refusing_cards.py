@@ -9,7 +9,7 @@ import pytest
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError
 from tests.component.conftest import Begin
 from tests.component.test_seen_from_outside import ask, started, value
-from tests.component.world import NEVER, World
+from tests.component.world import BACK_OFF, NEVER, World
 
 TWO = """
 models:
@@ -26,8 +26,29 @@ cards:
 """
 DEAD, GOOD = "0000:01:00.0", "0000:02:00.0"
 LARGE, SMALL = "vfio.dev/large", "vfio.dev/small"
-BIG = "vfio.dev/nvidia-905"
+FUNCTIONS = """
+models:
+  big:
+    driver: nvidia
+    bus: pci
+    vendor: 0x10de
+    device: 0x2235
+    vfs: 32
+    pools: {framebuffer: 48}
+    attributes:
+      nvidia/vgpu_params: {access: rw, initial: "\\n", chops: true}
+    types:
+    - id: nvidia-905
+      name: NVIDIA BIG-4Q
+      description: num_heads=4, frl_config=60, framebuffer=4096M, max_resolution=7680x4320, max_instance=12
+      takes: {framebuffer: 4}
+      max: 12
+cards:
+- {model: big, address: "0000:10:00.0", numa: 0, repeat: 4}
+- {model: big, address: "0000:90:00.0", numa: 1, repeat: 4}
+"""
 """Twelve on each of eight cards with 32 functions."""
+BIG = "vfio.dev/nvidia-905"
 
 
 async def refuses(world: World, name: str, resource: str) -> str:
@@ -74,7 +95,7 @@ async def test_an_answer_that_says_nothing_of_room_is_not_remembered(begin: Begi
 
 
 async def test_a_card_that_works_again_is_tried_with_one_device_and_then_offered_whole(begin: Begin) -> None:
-    world, port = await started(begin, text=TWO, config=NEVER)
+    world, port = await started(begin, text=TWO, config=NEVER, moved_clock=True)
     await world.until(lambda: world.allocatable(SMALL) == {SMALL: 16})
     world.node.fault("fail-create", errno=errno.EIO)
     await refuses(world, "failed", SMALL)
@@ -83,7 +104,8 @@ async def test_a_card_that_works_again_is_tried_with_one_device_and_then_offered
     assert value(page, "mdev_refusals_total", card=DEAD, errno="EIO") == 1
     assert value(page, "mdev_refused_since_timestamp_seconds", card=DEAD, type="small", errno="EIO") > 0
     world.node.clear_faults()
-    await world.until(lambda: world.allocatable(SMALL) == {SMALL: 2}, within=60)
+    world.time_passes(BACK_OFF)
+    await world.until(lambda: world.allocatable(SMALL) == {SMALL: 2})
     await world.run_pod({SMALL: 1}, name="try")
     # One card is whole again, and the other one may be tried.
     await world.until(lambda: world.allocatable(SMALL) == {SMALL: 9})
@@ -92,8 +114,8 @@ async def test_a_card_that_works_again_is_tried_with_one_device_and_then_offered
 
 @pytest.mark.parametrize("seconds", [0.0, 0.25, 1.0])
 async def test_a_dead_card_of_eight_costs_no_pod(begin: Begin, seconds: float) -> None:
-    world = await begin("big", config=NEVER)
-    await world.until(lambda: world.allocatable(BIG) == {BIG: 96}, within=60)
+    world = await begin(text=FUNCTIONS, config=NEVER)
+    await world.until(lambda: world.allocatable(BIG) == {BIG: 96})
     dead = world.node.node.cards[0]
     for parent in dead.parents:
         world.node.fault("fail-create", parent=parent, errno=errno.EIO)
@@ -101,13 +123,13 @@ async def test_a_dead_card_of_eight_costs_no_pod(begin: Begin, seconds: float) -
             world.node.fault("slow-create", parent=parent, seconds=seconds)
     for number in range(3):
         await world.run_pod({BIG: 1}, name=f"pod-{number}")
-    await world.until(lambda: world.allocatable(BIG) == {BIG: 84}, within=60)
+    await world.until(lambda: world.allocatable(BIG) == {BIG: 84})
     assert not {device.parent for device in world.devices.values()}.intersection(dead.parents)
 
 
 async def test_what_many_functions_of_a_card_refused_is_told_in_a_short_sentence(begin: Begin) -> None:
-    world = await begin("big", config=NEVER)
-    await world.until(lambda: world.allocatable(BIG) == {BIG: 96}, within=60)
+    world = await begin(text=FUNCTIONS, config=NEVER)
+    await world.until(lambda: world.allocatable(BIG) == {BIG: 96})
     world.node.fault("fail-create", errno=errno.EIO)
     why = await refuses(world, "failed", BIG)
     assert "functions of 0000:" in why

@@ -8,7 +8,7 @@ import socket
 
 from deviceplugin.simulator.kubelet.kubelet import Pod
 from tests.component.conftest import Begin
-from tests.component.world import NEVER, World, vfio
+from tests.component.world import NEVER, PATIENCE, World, vfio
 
 
 def free_port() -> int:
@@ -30,7 +30,7 @@ async def ask(port: int, path: str) -> tuple[int, str]:
 
 async def becomes(port: int, path: str, status: int, *, saying: str = "") -> str:
     """Wait until a page answers so, and return it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             found, body = await ask(port, path)
             if found == status and saying in body:
@@ -45,11 +45,11 @@ def value(page: str, name: str, **labels: str) -> float:
     return next(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(f"{series} "))
 
 
-async def started(begin: Begin, **options: object) -> tuple[World, int]:
+async def started(begin: Begin, *, moved_clock: bool = False, **options: object) -> tuple[World, int]:
     """A world whose agent serves its port."""
     world = await begin(agent=False, **options)  # type: ignore[arg-type]
     port = free_port()
-    await world.start_agent("--http", f"127.0.0.1:{port}")
+    await world.start_agent("--http", f"127.0.0.1:{port}", moved_clock=moved_clock)
     return world, port
 
 

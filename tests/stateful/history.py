@@ -103,8 +103,11 @@ class History(Stage):
 
     # --- the agent -----------------------------------------------------------------------------
 
-    async def start_agent(self, *extra: str, code: str | None = None, node_name: str = NODE_NAME) -> None:
+    async def start_agent(
+        self, *extra: str, code: str | None = None, node_name: str = NODE_NAME, moved_clock: bool = False
+    ) -> None:
         assert code is None
+        assert not moved_clock
         self.configure(CONFIGURATIONS[self.configuration][0])
         arguments = ["run", *map(str, self._options), "--kubelet-root", str(self.kubelet.root)]
         arguments += ["--config", str(self._config), "--log-format", "json", "--node-name", node_name, *extra]

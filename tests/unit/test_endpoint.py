@@ -39,7 +39,7 @@ class Nothing:
 
 async def socket_in(directory: Path) -> Path:
     """The socket that an endpoint makes there, once it has."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not (sockets := [*directory.iterdir()]):  # noqa: ASYNC110 - a file gives no sign
             await asyncio.sleep(0)
     return sockets[0]
@@ -87,12 +87,12 @@ async def test_an_end_while_a_server_stops_is_heeded_although_grpc_loses_it(
         endpoint = Endpoint("vfio.dev/x", Nothing(), paths)
         running = asyncio.create_task(endpoint.run())
         endpoint.socket_gone((await socket_in(paths.plugins)).name)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await stopping.wait()
 
         running.cancel()
 
-        await asyncio.wait({running}, timeout=5)
+        await asyncio.wait({running}, timeout=60)
         assert running.cancelled()
 
 
@@ -118,7 +118,7 @@ async def test_whoever_listens_before_the_kubelet_can_know_of_it_is_not_the_kube
 
 
 async def becomes(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - a stream's end gives no sign here
             await asyncio.sleep(0.01)
 
@@ -169,7 +169,7 @@ async def test_where_no_kubelet_is_it_is_looked_for_at_growing_intervals() -> No
         await socket_in(paths.plugins)
         await asyncio.sleep(0.6)
         running.cancel()
-        await asyncio.wait({running}, timeout=5)
+        await asyncio.wait({running}, timeout=60)
     # At once, and after 0.1, 0.2 and 0.4 seconds; later where the machine is busy.
     assert 0 < len(attempts) <= 4
     assert not any(attempts)
@@ -184,4 +184,4 @@ async def test_a_new_kubelet_is_registered_with_though_the_old_one_still_listens
             endpoint.kubelet_appeared(Registrar(inode=1, changed_ns=1))
             await kubelet.wait_for(lambda: kubelet.calls["Register"] == 2 and endpoint.connected)
             running.cancel()
-            await asyncio.wait({running}, timeout=5)
+            await asyncio.wait({running}, timeout=60)

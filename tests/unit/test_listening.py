@@ -15,7 +15,7 @@ from deviceplugin.host import listening as module
 from deviceplugin.host.kernel import Uevent, UeventsLost
 from deviceplugin.host.listening import Listening
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 ADDED = Uevent("add", "/devices/virtual/mtty/mtty/x", "mdev")
 
 

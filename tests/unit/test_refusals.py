@@ -208,7 +208,7 @@ async def test_the_offer_is_worked_out_anew_when_the_back_off_has_passed(
     told.refuse()
     assert await told.changes.get() == 1000
     told.time += 1
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert await told.changes.get() == 1001
     assert told.log.limits() == {PLACE: 1}
     assert told.log._timer is not None  # For what is offered when nobody tries it.

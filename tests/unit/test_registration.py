@@ -24,7 +24,7 @@ from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar, register, remove_stale_sockets, was_reached, watch
 from deviceplugin.kubelet.server import SOCKETS
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

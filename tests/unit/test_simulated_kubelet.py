@@ -64,7 +64,7 @@ class FakePlugin(rpc.DevicePluginServicer):
         request = pb.RegisterRequest(version=version, endpoint=self.endpoint, resource_name=resource)
         await dial(
             self.kubelet.registration_socket,
-            lambda channel: rpc.RegistrationStub(channel).Register(request, timeout=5),
+            lambda channel: rpc.RegistrationStub(channel).Register(request, timeout=60),
         )
 
     async def send(self, **changed: tuple[bool, int | None]) -> None:
@@ -167,7 +167,7 @@ async def kubelet(root: Path) -> AsyncIterator[SimulatedKubelet]:
         yield kubelet
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:  # What gRPC has for a call of its own ends a moment later.
-        _, left = await asyncio.wait(left, timeout=10)
+        _, left = await asyncio.wait(left, timeout=60)
     assert not left
 
 
@@ -261,7 +261,7 @@ async def test_the_end_of_a_stream_turns_all_devices_unhealthy(
     await (kubelet.end_stream(RESOURCE) if who == "kubelet" else plugin.stop())
     await kubelet.wait_for(lambda: kubelet.allocatable(RESOURCE) == 0)
     assert kubelet.capacity(RESOURCE) == 3
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await plugin.ended.wait()
     assert kubelet.calls["ListAndWatch"] == 1
 

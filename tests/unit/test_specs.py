@@ -59,7 +59,7 @@ async def test_what_somebody_is_busy_with_is_not_waited_for_and_left_for_the_nex
 ) -> None:
     ledger = Ledger(time.monotonic)
     specs = Specs(files, cast("Node", Devices()), ledger)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async with ledger.lock(SECOND):
             assert not await specs.tidy()
             assert files.uuids() == {SECOND}

@@ -23,7 +23,7 @@ class Changes:
             except Exception as error:  # noqa: BLE001 - belongs to who waits, not to who changed something
                 future.set_exception(error)
 
-    async def wait_for(self, predicate: Callable[[], object], timeout: float | None = 5) -> None:  # noqa: ASYNC109
+    async def wait_for(self, predicate: Callable[[], object], timeout: float | None = 60) -> None:  # noqa: ASYNC109
         """Return as soon as ``predicate()`` is true.
 
         Raises:

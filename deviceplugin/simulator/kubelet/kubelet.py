@@ -204,7 +204,7 @@ class SimulatedKubelet(Faults):
         """How much pod-resources shows: it is ``down``, or lists nothing, a part or all."""
         return self._lister.state
 
-    async def wait_for(self, predicate: Callable[[], object], timeout: float | None = 5) -> None:  # noqa: ASYNC109
+    async def wait_for(self, predicate: Callable[[], object], timeout: float | None = 60) -> None:  # noqa: ASYNC109
         """Return as soon as ``predicate()`` is true; it is asked whenever something changes here.
 
         Raises:
