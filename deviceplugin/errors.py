@@ -24,10 +24,18 @@ import errno
 import os
 
 
-def in_words(error: OSError) -> str:
-    """An OSError in words: its errno's name, which people search for, and its meaning."""
-    name = errno.errorcode.get(error.errno or 0, "unknown error")
-    return f"{name} ({os.strerror(error.errno)})" if error.errno else str(error) or name
+def in_words(error: Exception | int) -> str:
+    """An OSError or an errno in words: the errno's name, which people search for, and its meaning.
+
+    What has no errno says what it says itself.
+    """
+    if isinstance(error, int):
+        return f"{errno.errorcode.get(error, 'unknown error')} ({os.strerror(error)})"
+    if not isinstance(error, OSError) or not error.errno:
+        return str(error) or "unknown error"
+    meaning = error.strerror or os.strerror(error.errno)
+    name = errno.errorcode.get(error.errno)
+    return f"{name} ({meaning})" if name else meaning
 
 
 class PluginError(Exception):

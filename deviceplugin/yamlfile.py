@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import yaml
 
-from deviceplugin.errors import ConfigError
+from deviceplugin.errors import ConfigError, in_words
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def read_yaml(path: Path, kind: type[T], *, what: str) -> Document[T]:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"the {what} {path} can't be read: {error.strerror or error}") from error
+        raise ConfigError(f"the {what} {path} can't be read: {in_words(error)}") from error
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"the {what} {path} is larger than {MAX_BYTES >> 20} MiB, so it is none")
     try:

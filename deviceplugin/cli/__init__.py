@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -11,7 +10,7 @@ import traceback
 import click
 
 from deviceplugin import __version__
-from deviceplugin.errors import ConfigError, PluginError
+from deviceplugin.errors import ConfigError, PluginError, in_words
 
 COMMANDS = {
     "run": "Serve this node's mediated devices to its kubelet.",
@@ -70,8 +69,7 @@ def main() -> None:
             raise
         # What is left to be written must not fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        name = errno.errorcode.get(error.errno or 0, "unknown error")
-        fail(f"the output can't be written: {name} ({error.strerror})", 1)
+        fail(f"the output can't be written: {in_words(error)}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import errno as errnos
 import math
-import os
 from collections.abc import Mapping
 from typing import get_args
 
 import click
 
+from deviceplugin.errors import in_words
 from deviceplugin.simulator.node.kernel import SimulatedKernel
 from deviceplugin.simulator.node.state import FaultKind
 
@@ -106,7 +106,7 @@ def fault(
     )
     how = {
         "seconds": f"{seconds or 0:g} s",
-        "errno": _named(errnos.EIO if number is None else number),
+        "errno": in_words(errnos.EIO if number is None else number),
         "content": "no such file" if content is None else f"reads {content!r}",
     }
     told = [how[option] for option in _TAKES[kind] if option in how]
@@ -134,7 +134,3 @@ def _check_place(kernel: SimulatedKernel, parent: str | None, type_id: str | Non
 
 def _listed(names: Mapping[str, object]) -> str:
     return ", ".join([*names][:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
-
-
-def _named(number: int) -> str:
-    return f"{errnos.errorcode.get(number, 'unknown error')} ({os.strerror(number)})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import uuid as uuids
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import yaml
 
 from deviceplugin.cli.faults import clear_faults, fault
 from deviceplugin.cli.tables import note, table
-from deviceplugin.errors import ConfigError, HostError
+from deviceplugin.errors import ConfigError, HostError, in_words
 from deviceplugin.host import mdev, vfio
 from deviceplugin.inventory import slots
 from deviceplugin.simulator.node import description
@@ -150,7 +149,7 @@ def _make(directory: Path, node: str, *, device_nodes: bool) -> None:
     try:
         vacant = Journal.is_vacant(directory)
     except OSError as error:
-        raise ConfigError(f"{directory} can't be used: {_named(error)}") from error
+        raise ConfigError(f"{directory} can't be used: {in_words(error)}") from error
     if not vacant:
         raise click.UsageError(f"{directory} is not empty; a node is made in a new or empty directory")
     kernel = SimulatedKernel.build(directory, cards, device_nodes=device_nodes)
@@ -275,7 +274,7 @@ def _check_uuid(uuid: str) -> None:
 def _check_device(kernel: SimulatedKernel, uuid: str) -> None:
     _check_uuid(uuid)
     if mdev.find(kernel.paths, uuid) is None:
-        raise HostError(f"there is no device {uuid}: ENOENT ({os.strerror(errno.ENOENT)})")
+        raise HostError(f"there is no device {uuid}: {in_words(errno.ENOENT)}")
 
 
 @contextmanager
@@ -284,13 +283,7 @@ def _refusals(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HostError(f"{what}: {_named(error)}") from error
-
-
-def _named(error: OSError) -> str:
-    """An errno as people search for it, and what it means."""
-    number = error.errno or 0
-    return f"{errno.errorcode.get(number, 'unknown error')} ({os.strerror(number)})"
+        raise HostError(f"{what}: {in_words(error)}") from error
 
 
 def _described(name: str) -> str:

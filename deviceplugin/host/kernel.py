@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from deviceplugin.errors import HostError
+from deviceplugin.errors import HostError, in_words
 from deviceplugin.host.paths import HostPaths
 
 
@@ -125,7 +125,8 @@ class LinuxKernel:
             expected = names.read_text("ascii").strip()
         except (OSError, ValueError) as error:
             raise HostError(
-                f"{path} can't be proved to be the VFIO group {group}, since {names} can't be read: {error}"
+                f"{path} can't be proved to be the VFIO group {group}, since {names} can't be read: "
+                f"{in_words(error)}"
             ) from error
         number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
         if not stat.S_ISCHR(found.st_mode) or number != expected:

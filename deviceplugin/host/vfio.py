@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from deviceplugin.errors import DeviceBusy, DeviceGone, HostError
+from deviceplugin.errors import DeviceBusy, DeviceGone, HostError, in_words
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.mdev import find
 
@@ -44,7 +44,9 @@ def claim(kernel: Kernel, uuid: str) -> Iterator[None]:
             raise DeviceBusy(f"the device {uuid} is in use: its VFIO group {device.group} is open") from error
         if find(kernel.paths, uuid) is None:
             raise DeviceGone(f"the device {uuid} vanished") from error
-        raise HostError(f"the VFIO group {device.group} of {uuid} can't be opened: {error}") from error
+        raise HostError(
+            f"the VFIO group {device.group} of {uuid} can't be opened: {in_words(error)}"
+        ) from error
     try:
         # Group numbers are used again at once: what is open must still be this device's.
         now = find(kernel.paths, uuid)
@@ -74,7 +76,7 @@ def remove_unused(kernel: Kernel, uuid: str, *, still_wanted: Callable[[], bool]
             except OSError as error:
                 # Some drivers clean up by themselves and then refuse: what counts is that it is gone.
                 if find(kernel.paths, uuid) is not None:
-                    raise HostError(f"the device {uuid} could not be removed: {error}") from error
+                    raise HostError(f"the device {uuid} could not be removed: {in_words(error)}") from error
     except DeviceGone:
         return False
     return True

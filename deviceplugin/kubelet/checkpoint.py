@@ -18,7 +18,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
-from deviceplugin.errors import KubeletError
+from deviceplugin.errors import KubeletError, in_words
 
 _GROUP = re.compile(r"\d{1,10}", re.ASCII)
 _NUMA_NODE = re.compile(r"\d{1,4}", re.ASCII)
@@ -112,7 +112,7 @@ def version(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise KubeletError(f"the kubelet's checkpoint {path} can't be examined: {error}") from error
+        raise KubeletError(f"the kubelet's checkpoint {path} can't be examined: {in_words(error)}") from error
 
 
 def read(path: Path) -> Checkpoint | None:
@@ -131,7 +131,7 @@ def read(path: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise KubeletError(f"the kubelet's checkpoint {path} can't be read: {error}") from error
+        raise KubeletError(f"the kubelet's checkpoint {path} can't be read: {in_words(error)}") from error
     if content is None or len(content) > _MAX_BYTES:
         raise KubeletError(
             f"the kubelet's checkpoint {path} is larger than {_MAX_BYTES >> 20} MiB, which is more than is "

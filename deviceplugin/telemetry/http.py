@@ -13,7 +13,6 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import socket
 import sys
 import threading
@@ -31,7 +30,7 @@ from typing import Any, NoReturn, cast
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from deviceplugin.errors import ConfigError
+from deviceplugin.errors import ConfigError, in_words
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +133,8 @@ def _listening(address: Address) -> socket.socket:
                 host = ""  # A machine without IPv6.
         return socket.create_server((host, address.port))
     except OSError as error:
-        why = errno.errorcode.get(error.errno or 0, "unknown error")
         raise ConfigError(
-            f"nothing can listen on {address.host or '*'}:{address.port}: "
-            f"{why} ({os.strerror(error.errno) if error.errno else error})"
+            f"nothing can listen on {address.host or '*'}:{address.port}: {in_words(error)}"
         ) from error
 
 

@@ -906,7 +906,9 @@ class TestAll:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(SimulatedKernel, "settle", refuse)
-        run("types", "--simulated", root).fails(2, f"The node in {root} can't be used (Permission denied)")
+        run("types", "--simulated", root).fails(
+            2, f"The node in {root} can't be used: EACCES (Permission denied)"
+        )
 
     def test_the_schema_is_one_and_takes_a_configuration(self, run: Run) -> None:
         schema = run("schema").json

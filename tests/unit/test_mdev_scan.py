@@ -474,10 +474,12 @@ def test_a_count_that_goes_odd_takes_only_that_type_along(samples: SimulatedKern
     assert mdev.scan(samples.paths).faults == ()
 
 
-def test_an_error_that_has_no_errno_has_words_too() -> None:
+def test_errors_are_told_by_name_and_in_the_words_they_have() -> None:
     assert in_words(OSError("torn")) == "torn"
     assert in_words(OSError()) == "unknown error"
-    assert in_words(OSError(errno.EUSERS, "x")) == f"EUSERS ({os.strerror(errno.EUSERS)})"
+    assert in_words(OSError(errno.EUSERS, "x")) == "EUSERS (x)"
+    assert in_words(OSError(-2, "Name or service not known")) == "Name or service not known"
+    assert in_words(errno.EUSERS) == f"EUSERS ({os.strerror(errno.EUSERS)})"
 
 
 def test_a_device_that_goes_while_its_link_is_followed_is_not_there(

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 import yaml
 
-from deviceplugin.errors import ConfigError
+from deviceplugin.errors import ConfigError, in_words
 from deviceplugin.simulator.node.cards import Attribute, Card, Model, Name, NodeDescription, TypeDescription
 from deviceplugin.yamlfile import MAX_BYTES, StrictLoader
 
@@ -76,7 +76,7 @@ def load(name_or_file: str | Path) -> NodeDescription:
     except UnicodeDecodeError:
         raise ConfigError(f"{name_or_file}: the node description is not UTF-8 text.") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{name_or_file}: the node description can't be read ({error}).") from None
+        raise ConfigError(f"{name_or_file}: the node description can't be read: {in_words(error)}.") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{name_or_file}: larger than {MAX_BYTES >> 20} MiB, so it is no node description.")
     return parse(text, origin=str(name_or_file))

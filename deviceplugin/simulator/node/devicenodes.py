@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from deviceplugin.errors import HostError
+from deviceplugin.errors import HostError, in_words
 from deviceplugin.simulator.node.exclusive import open_exclusively
 
 _NULL = os.makedev(1, 3)
@@ -29,7 +29,7 @@ def make(path: Path) -> None:
         if error.errno != errno.EPERM:
             raise
         raise HostError(
-            f"no device node can be made in {path.parent}: EPERM ({os.strerror(errno.EPERM)}); that takes "
+            f"no device node can be made in {path.parent}: {in_words(error)}; that takes "
             "root with the capability MKNOD (in a container: securityContext.capabilities.add), no user "
             "namespace, and a file system that has device nodes"
         ) from error
@@ -49,8 +49,8 @@ def prove(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR))
     except PermissionError as error:
         raise HostError(
-            f"a device node made in {path.parent} can't be opened: {errno.errorcode[error.errno or 0]} "
-            f"({error.strerror}); choose a directory whose file system is not mounted with nodev"
+            f"a device node made in {path.parent} can't be opened: {in_words(error)}; "
+            "choose a directory whose file system is not mounted with nodev"
         ) from error
     finally:
         path.unlink()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from deviceplugin.errors import ConfigError
+from deviceplugin.errors import ConfigError, in_words
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.simulator.node import devicenodes
 from deviceplugin.simulator.node.cards import NodeDescription
@@ -77,7 +77,7 @@ class Journal:
         try:
             text = (self.home / "description.yaml").read_text()
         except OSError as error:
-            raise ConfigError(f"{directory} holds no simulated node ({error.strerror}).") from None
+            raise ConfigError(f"{directory} holds no simulated node: {in_words(error)}.") from None
         self.node = parse(text, origin=f"{directory}/.node/description.yaml")
         self.paths = HostPaths(directory)
         self.device_nodes = (self.home / _DEVICE_NODES).exists()
@@ -126,7 +126,7 @@ class Journal:
             finally:
                 os.close(lock)
         except OSError as error:
-            raise ConfigError(f"A node can't be made in {directory} ({error.strerror}).") from None
+            raise ConfigError(f"A node can't be made in {directory}: {in_words(error)}.") from None
 
     @classmethod
     def _make(cls, directory: Path, node: NodeDescription, lock: int, *, device_nodes: bool) -> Journal:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from deviceplugin.errors import ConfigError, HostError
+from deviceplugin.errors import ConfigError, HostError, in_words
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.simulator.node import devicenodes
 from deviceplugin.simulator.node.announcements import device_events, parent_event, vfio_events
@@ -52,7 +52,7 @@ class SimulatedKernel:
         try:
             self.settle()
         except PermissionError as error:
-            raise ConfigError(f"The node in {directory} can't be used ({error.strerror}).") from error
+            raise ConfigError(f"The node in {directory} can't be used: {in_words(error)}.") from error
 
     @classmethod
     def build(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deviceplugin.errors import ConfigError
+from deviceplugin.errors import ConfigError, in_words
 from deviceplugin.simulator.node.kernel import SimulatedKernel
 
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
             while os.read(sys.stdin.fileno(), 4096):
                 pass
     except (OSError, ConfigError) as error:
-        sys.stderr.write(f"The device {uuid} can't be attached: {error}.\n")
+        sys.stderr.write(f"The device {uuid} can't be attached: {in_words(error)}.\n")
         return 1
     return 0
 
