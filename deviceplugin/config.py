@@ -92,7 +92,7 @@ def _problems(file: ConfigFile) -> Iterator[tuple[Steps, str]]:
 def _resource_problems(section: ResourceSection) -> Iterator[tuple[Steps, str]]:
     if problem := name_problem(section.name):
         yield ("name",), problem
-    for place, uuid in enumerate(section.adoptExisting.uuids if section.adoptExisting else ()):
+    for place, uuid in enumerate(section.adopt_existing.uuids if section.adopt_existing else ()):
         where = ("adoptExisting", "uuids", place)
         if not slots.is_uuid(uuid.lower()):
             yield where, f"{uuid!r} is not a UUID as in '0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0'"
@@ -125,8 +125,8 @@ def _resource(section: ResourceSection) -> Resource:
         placement=Placement(section.placement),
         mixed=section.mixed,
         max=section.max,
-        max_per_card=section.maxPerCard,
-        adopts=_adoption(section.adoptExisting) if section.adoptExisting is not None else None,
+        max_per_card=section.max_per_card,
+        adopts=_adoption(section.adopt_existing) if section.adopt_existing is not None else None,
         attributes=section.ordered(),
     )
 

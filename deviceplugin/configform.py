@@ -6,7 +6,7 @@ What a form can't tell is checked in ``config``, which makes of it what the agen
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -40,7 +40,7 @@ _AS_ATTRIBUTES = {"propertyNames": _AS_ATTRIBUTE}
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
-class _Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class _Strict(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     pass
 
 
@@ -69,7 +69,7 @@ class ParentFilterSection(_Strict):
         tuple[Pattern, ...], msgspec.Meta(description="Globs over the address of the parent or its card.")
     ] = ()
     drivers: Annotated[tuple[Pattern, ...], msgspec.Meta(description="Globs over the driver's name.")] = ()
-    numaNodes: Annotated[  # noqa: N815  # the file's spelling
+    numa_nodes: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMA_NODE)], ...],
         msgspec.Meta(description="NUMA nodes."),
     ] = ()
@@ -77,15 +77,6 @@ class ParentFilterSection(_Strict):
         tuple[Annotated[str, msgspec.Meta(pattern=_PCI)], ...],
         msgspec.Meta(description="Globs over the PCI vendor and device ID, as in 10de:25b6 or 10de:*."),
     ] = ()
-
-    def fields(self) -> dict[str, Any]:
-        """The fields of a ``ParentFilter``."""
-        return {
-            "addresses": self.addresses,
-            "drivers": self.drivers,
-            "numa_nodes": self.numaNodes,
-            "pci": self.pci,
-        }
 
 
 class ParentsSection(ParentFilterSection):
@@ -96,7 +87,8 @@ class ParentsSection(ParentFilterSection):
     ] = msgspec.field(default_factory=ParentFilterSection)
 
     def selector(self) -> ParentSelector:
-        return ParentSelector(**self.fields(), exclude=ParentFilter(**self.exclude.fields()))
+        exclude = ParentFilter(**msgspec.structs.asdict(self.exclude))
+        return ParentSelector(**{**msgspec.structs.asdict(self), "exclude": exclude})
 
 
 class AdoptSection(_Strict):
@@ -153,11 +145,11 @@ class ResourceSection(_Strict):
         Annotated[int, msgspec.Meta(ge=0, le=MAX_SLOTS)] | None,
         msgspec.Meta(description="At most so many devices are made for it on a node."),
     ] = None
-    maxPerCard: Annotated[  # noqa: N815
+    max_per_card: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=MAX_SLOTS)] | None,
         msgspec.Meta(description="At most so many devices are made for it on a card."),
     ] = None
-    adoptExisting: Annotated[  # noqa: N815
+    adopt_existing: Annotated[
         AdoptSection | None,
         msgspec.Meta(
             description="Offer devices as well that somebody else made, and never remove them; {} for all "
