@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import example, given
 
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.offer import offer
 from deviceplugin.inventory.resources import Resource
-from tests.properties.model import Asked, Card
+from tests.properties.model import Asked, Card, Driver, Type
 from tests.properties.nodes import Case, cases, examples
 from tests.properties.world import NODE_NAME, World, numa_of, play
 
@@ -43,7 +43,18 @@ def test_no_more_is_offered_than_any_order_of_creates_could_make(case: Case) -> 
         assert not free or resource.max is None or own + len(free) <= resource.max
 
 
+def one_type_takes_the_room_of_several() -> Case:
+    """A card that both types fit on, where one device of the second has the room of two of the first."""
+    first, second = Type(id="first", takes=(1,)), Type(id="second", takes=(2,))
+    both = Driver(name="both", pools=(6,), types=(first, second))
+    one = Driver(name="one", pools=(4,), types=(Type(id="second", takes=(1,)),))
+    node = (Card(address="card0", driver=both), Card(address="card1", driver=one))
+    asked = Asked(types=("first", "second"), parents=frozenset({"card0", "card1"}))
+    return Case(cards=node, resources=((Resource(name="vfio.dev/both", types=asked.types), asked),), steps=())
+
+
 @given(case=cases())
+@example(case=one_type_takes_the_room_of_several())
 @examples(150)
 def test_all_that_is_offered_can_be_had_in_one_request_on_the_nodes_that_were_said(case: Case) -> None:
     for world, resource, asked, free in offered(case):
@@ -73,6 +84,14 @@ def test_all_that_is_offered_can_be_had_one_by_one(case: Case) -> None:
             twin.settle()
             assert request.devices is not None, request.error
             assert twin.node.card_of(request.devices[0].parent).numa_node == numa_of(uuid)
+
+
+@given(case=cases())
+@examples(150)
+def test_what_a_resource_made_stays_healthy(case: Case) -> None:
+    for world, resource, _, _ in offered(case):
+        made = {uuid for uuid in world.node.devices if world.node.owner.get(uuid) == resource.name}
+        assert made <= {slot.id for slot in world.offer(resource).slots if slot.healthy}
 
 
 @given(case=cases())
