@@ -1,7 +1,8 @@
 """The agent: starts, watches and stops everything else.
 
-Facts go up: the node's snapshot becomes each resource's offer, which its endpoint sends. Commands come
-down: an endpoint's request goes to ``allocation``, which has the node make what is missing.
+Facts go up: what moves on the node goes into ``state``, of which ``offering`` makes each resource's offer,
+which its endpoint sends. Commands come down: an endpoint's request goes to ``allocation``, which has the
+node make what is missing.
 """
 
 from __future__ import annotations
@@ -24,25 +25,21 @@ from deviceplugin.host.cdi import SpecFiles
 from deviceplugin.host.kernel import Kernel
 from deviceplugin.host.mdev import Fault
 from deviceplugin.host.node import Node
-from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.cards import Card
-from deviceplugin.inventory.offer import Offer
-from deviceplugin.inventory.pools import Knowledge
-from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import NodeMark
-from deviceplugin.inventory.snapshot import Device, Snapshot
+from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.memory import KubeletMemory
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import remove_stale_sockets, watch
 from deviceplugin.kubelet.server import SOCKETS, Endpoint
-from deviceplugin.ledger import Ledger
+from deviceplugin.offering import Offering
 from deviceplugin.pods import Pods
 from deviceplugin.reclaim import Reclaim
 from deviceplugin.recovery import PATIENCE, Recovery
-from deviceplugin.refusals import RefusalLog
 from deviceplugin.settings import Config
 from deviceplugin.specs import Specs
+from deviceplugin.state import State
 from deviceplugin.telemetry.metrics import Metrics, result
 
 if TYPE_CHECKING:
@@ -75,79 +72,69 @@ class Agent:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mark = NodeMark.of(node_name)
-        self._refusals = RefusalLog(
-            clock,
-            on_change=lambda: self._advertise(self._node.snapshot),
-            on_refused=lambda card, errno: self.metrics.refusals.labels(card=card, errno=errno).inc(),
-        )
-        self.metrics = Metrics(
+        self.metrics = metrics = Metrics(
             self._mark,
             held_back=lambda: tuple(self._reclaim.held_back.values()),
-            refusing=self._refusals.listed,
+            refusing=lambda: self._state.refusals.listed(),  # noqa: PLW0108 - the state comes later
         )
+        self._state = State(clock, on_refused=metrics.count_refusal, on_foretold=metrics.count_foretold)
         self._config = config
         self._http = http
         self._paths = kubelet
         self._clock = clock
         self._endpoints: dict[str, Endpoint] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._stuck: frozenset[str] = frozenset()
-        self._knowledge = Knowledge()
-        self._surprised: set[tuple[str, str]] = set()
         self._work: list[asyncio.Task[Any]] = []
-        self._advertising = Advertising(config, node_name=node_name, publish=self._publish)
-        self._ledger = Ledger(clock)
+        self._advertising = Advertising(
+            config, node_name=node_name, publish=lambda now: self._endpoint(now.resource).publish(now)
+        )
         self._node = Node(
             kernel,
             on_change=self._changed,
             on_fault=self._faulty,
             on_scan=self.metrics.scan_seconds.observe,
             on_settled=self._settled,
-            on_deaf=lambda _: self.metrics.event_failures.inc(),
+            on_deaf=self.metrics.count_event_failure,
         )
         self._memory = KubeletMemory(kubelet, self._endpoints, clock)
         self._connections = Connections(
             self._endpoints,
             self._memory,
-            self._ledger,
+            self._state.ledger,
             self.metrics,
             resource_of=self._advertising.resource_of,
         )
         files = SpecFiles(cdi or kernel.paths.cdi)
-        self._specs = Specs(files, self._node, self._ledger) if config.cdi else None
+        self._specs = Specs(files, self._node, self._state.ledger) if config.cdi else None
         self._allocation = Allocation(
             self._node,
-            self._ledger,
+            self._state.ledger,
             mark=self._mark,
             offered=self._advertising.was_offered,
             remembered=self._memory.remembered_nodes,
             specs=self._specs,
-            knowledge=lambda: self._knowledge,
-            refusals=self._refusals,
-            on_made=self._made,
+            knowledge=lambda: self._state.knowledge,
+            refusals=self._state.refusals,
+            on_made=self.metrics.count_made,
             on_occupied=self._occupied,
             on_withdrawn=self._withdrawn,
-            on_late=lambda: self._advertise(self._node.snapshot),
+            on_late=self._state.tell,
         )
-        self._pods = Pods(
-            self._memory,
-            self._ledger,
-            about=self._about,
-            on_released=lambda: self._advertise(self._node.snapshot),
-        )
+        tell = self._state.tell
+        self._pods = Pods(self._memory, self._state.ledger, about=self._about, on_released=tell)
         self._reclaim = Reclaim(
             self._node,
-            self._ledger,
+            self._state.ledger,
             self._memory,
             self._pods,
             config.reclaim,
             mark=self._mark,
             resource_of=self._advertising.resource_of,
             about=self._about,
-            on_held_back=lambda reason: self.metrics.held_back.labels(reason=reason.value).inc(),
-            on_tried=self._removal_tried,
+            on_held_back=self.metrics.count_held_back,
+            on_tried=self.metrics.count_removal,
             on_remembered=self._remember,
-            on_round=self._reclaimed,
+            on_occupied=self._state.occupy,
         )
         self._recovery = Recovery(
             self._memory,
@@ -156,17 +143,25 @@ class Agent:
             self._allocation,
             mark=self._mark,
             pod=pod,
-            on_recalled=lambda: self._advertise(self._node.snapshot),
+            on_recalled=self._state.tell,
         )
         self._adoptable = Adoptable(
             self._node,
-            self._ledger,
+            self._state.ledger,
             adopted=lambda: self._advertising.adopted,
             held=lambda: self._advertising.held if self._recovery.has_read else None,
             read_again=self._recovery.read_again,
             grace=config.reclaim.grace,
             interval=config.reclaim.interval,
-            on_change=lambda: self._advertise(self._node.snapshot),
+            on_change=self._state.tell,
+        )
+        self._offering = Offering(
+            self._state,
+            self._node,
+            self._advertising,
+            self._adoptable,
+            hung=lambda: self._allocation.hung,
+            on_round=self._offered,
         )
 
     async def run(self, ended: asyncio.Event) -> None:
@@ -185,7 +180,7 @@ class Agent:
             # Before there is a task group nothing can be started: the first offer is made inside it.
             await self._node.rescan()
             await self._serve(ended, recalled=recalled)
-        self._refusals.close()
+        self._state.refusals.close()
         self._allocation.close()
 
     def _told_by_http(self) -> contextlib.AbstractContextManager[object]:
@@ -219,12 +214,14 @@ class Agent:
                 self._start(self._reclaim.run(), "reclaim")
             if not recalled:
                 self._start(self._recovery.recall_later(), "recall what the kubelet remembers")
-            self._advertise(self._node.snapshot)
+            self._offering.begin()
+            self._start(self._offering.run(), "keep the offers true")
             if not self._endpoints:
                 log.warning("this node has no mediated device type yet; waiting for one")
             await ended.wait()
             log.info("ending; devices stay as they are")
             self._tasks = None
+            self._offering.end()
             for task in self._work:
                 task.cancel()
 
@@ -255,101 +252,60 @@ class Agent:
     def _changed(self, before: Snapshot, after: Snapshot) -> None:
         # Looks at cards overlap: a device that moved to another one in between is not gone.
         gone = [uuid for uuid in before.devices.keys() - after.devices.keys() if not self._node.has(uuid)]
-        self._ledger.vanished(gone, held=self._advertising.held)
-        self._knowledge = self._knowledge.forget(before.cards.keys() - after.cards.keys())
-        self._refusals.forget(before.cards.keys() - after.cards.keys())
+        cards = before.cards.keys() - after.cards.keys()
+        self._state.node_moved(gone=gone, held=self._advertising.held, cards_gone=cards)
+        self.metrics.snapshot = after
         if gone and self._specs is not None:
             self._specs.tidy_soon()
-        if self._ledger.pulled:
+        if self._state.ledger.pulled:
             self._pods.ask_soon()
-        self._advertise(after)
 
     def _settled(self, cards: Sequence[Card]) -> None:
-        """Learn from what cards are like."""
         if self._specs is not None:
             self._specs.tidy_soon()  # A device may have come and gone between two looks.
-        before = self._knowledge
-        for card in cards:
-            self._refusals.seen(card)
-            lesson = self._knowledge.learn(card)
-            self._knowledge = lesson.knowledge
-            self.metrics.predictions.labels(result=result(True)).inc(lesson.confirmed)
-            self.metrics.predictions.labels(result=result(False)).inc(len(lesson.surprises))
-            for surprise in lesson.surprises:
-                if (surprise.driver, surprise.type) not in self._surprised:
-                    self._surprised.add((surprise.driver, surprise.type))
-                    # No fault, and nothing to do: estimates only rank cards, and the metric counts them.
-                    log.debug("%s", surprise, extra={"parent": surprise.card, "type": surprise.type})
-        if self._knowledge is not before:
-            self._advertise(self._node.snapshot)
+        self._state.settled(cards)
 
     def _occupied(self, uuid: str) -> None:
         self._adoptable.is_in_use(uuid)
-        if self._config.reclaim.enabled:  # Nobody else would look whether it is free again.
-            self._reclaim.found_occupied(uuid)
-            self._reclaimed()
+        self._reclaim.found_occupied(uuid)
+        self._state.tell()
 
     def _withdrawn(self, uuid: str) -> None:
         self._advertising.released(uuid)
-        self._advertise(self._node.snapshot)
+        self._state.tell()
 
-    def _made(self, resource: Resource, device: Device) -> None:
-        self.metrics.made.labels(resource=resource.name, type=device.type).inc()
-
-    def _advertise(self, snapshot: Snapshot) -> None:
-        """Have every resource advertise what the node can do now."""
-        self.metrics.snapshot = snapshot
-        if self._tasks is None:
-            return
-        limits = self._refusals.limits()
-        capacity = Capacity(snapshot, self._knowledge, hung=self._allocation.hung, limits=limits)
-        self._advertising.update(
-            capacity, pulled=self._ledger.pulled, stuck=self._stuck, free=self._adoptable.free
-        )
-        self._adoptable.look_soon()
+    def _offered(self) -> None:
         self.metrics.offers = {name: endpoint.offer for name, endpoint in self._endpoints.items()}
-
-    def _publish(self, now: Offer) -> None:
-        self._endpoint(now.resource).publish(now)
 
     def _endpoint(self, resource: str) -> Endpoint:
         """The resource's endpoint; a new one is started."""
         if resource not in self._endpoints:
-            types = self._advertising.resource(resource).choices(self._node.snapshot)
-            self.metrics.add_resource(resource, types)
+            known = self._advertising.resource(resource)
+            self.metrics.add_resource(resource, known.choices(self._node.snapshot))
             self._endpoints[resource] = Endpoint(
                 resource,
                 self,
                 self._paths,
                 on_connection=self._connections.changed,
-                on_registration=self._registration_tried,
+                on_registration=self.metrics.count_registration,
                 on_doubt=self._connections.doubted,
-                recall=self._recovery.recall_again,
+                recall=self._recall,
             )
             self._start(self._endpoints[resource].run(), f"endpoint {resource}")
         return self._endpoints[resource]
 
     def _faulty(self, fault: Fault) -> None:
-        self.metrics.faults.labels(kind=fault.kind.value).inc()
+        self.metrics.count_fault(fault)
         log.warning("left out", extra={"path": fault.path, "reason": fault.reason})
-
-    def _registration_tried(self, _resource: str, success: bool) -> None:
-        self.metrics.registrations.labels(result=result(success)).inc()
 
     def _remember(self, checkpoint: Checkpoint) -> None:
         self._advertising.remember(checkpoint)
-        self._advertise(self._node.snapshot)
+        self._state.tell()
 
-    def _reclaimed(self) -> None:
-        """A device that a VM holds beyond its pod would only have pods fail that get it."""
-        stuck = self._reclaim.occupied
-        if stuck != self._stuck:
-            self._stuck = stuck
-            self._advertise(self._node.snapshot)
-
-    def _removal_tried(self, success: bool, seconds: float) -> None:
-        self.metrics.reclaims.labels(result=result(success)).inc()
-        self.metrics.reclaim_seconds.observe(seconds)
+    async def _recall(self) -> None:
+        """Before a registration: its first list has what the kubelet remembers by then."""
+        await self._recovery.recall_again()
+        self._offering.now()
 
     # --- commands, going down ----------------------------------------------------------------------
 
@@ -375,6 +331,8 @@ class Agent:
         try:
             yield
         except PluginError:
+            # What could not be had is listed so before the kubelet hears of it, and asks for the next pod.
+            self._offering.now()
             counter.labels(resource=resource, result=result(False)).inc()
             raise
         counter.labels(resource=resource, result=result(True)).inc()

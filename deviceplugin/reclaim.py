@@ -64,7 +64,7 @@ class Reclaim:
         on_held_back: called when the reason that keeps a device changes.
         on_tried: called with whether a removal went well and the seconds that it took.
         on_remembered: called with each fresh checkpoint.
-        on_round: called after each round.
+        on_occupied: called with ``occupied`` after each round, and when a device is found to be so.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Reclaim:
         on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
         on_tried: Callable[[bool, float], None] = lambda _success, _seconds: None,
         on_remembered: Callable[[Checkpoint], None] = lambda _checkpoint: None,
-        on_round: Callable[[], None] = lambda: None,
+        on_occupied: Callable[[frozenset[str]], None] = lambda _devices: None,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -94,7 +94,7 @@ class Reclaim:
         self._on_held_back = on_held_back
         self._on_tried = on_tried
         self._on_remembered = on_remembered
-        self._on_round = on_round
+        self._on_occupied = on_occupied
         self._told: dict[str, HeldBack] = {}
         self._occupied: set[str] = set()
 
@@ -109,9 +109,12 @@ class Reclaim:
         return frozenset(self._occupied)
 
     def found_occupied(self, uuid: str) -> None:
-        """A device can't be had: watch it until it can."""
+        """A device can't be had: watch it until it can, if anybody looks."""
+        if not self._settings.enabled:
+            return
         self._occupied.add(uuid)
         self._hold_back({uuid}, HeldBack.IN_USE, "something has it that is no pod")
+        self._on_occupied(self.occupied)
 
     async def run(self) -> NoReturn:
         """Look for unused devices at every interval; runs until it is cancelled."""
@@ -122,7 +125,7 @@ class Reclaim:
             except Exception:
                 # Whatever it was, pods get their devices all the same, and nothing is removed without proof.
                 log.exception("a round of the reclaim failed")
-            self._on_round()
+            self._on_occupied(self.occupied)
 
     async def round(self) -> None:
         """Remove what is proved to be unused now."""

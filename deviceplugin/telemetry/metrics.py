@@ -14,11 +14,12 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from deviceplugin import __version__
-from deviceplugin.host.mdev import FaultKind
+from deviceplugin.host.mdev import Fault, FaultKind
 from deviceplugin.inventory.cards import cards_of
 from deviceplugin.inventory.offer import Offer
+from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import NodeMark, Owner
-from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.inventory.snapshot import Device, Snapshot
 from deviceplugin.reclaim import HeldBack
 
 Refusing = tuple[str, str, str, float]
@@ -120,6 +121,42 @@ class Metrics:
         for each in RESULTS:
             self.allocations.labels(resource=resource, result=each)
             self.starts.labels(resource=resource, result=each)
+
+    # --- what happens ------------------------------------------------------------------------------
+
+    def count_made(self, resource: Resource, device: Device) -> None:
+        """A device was made for a resource."""
+        self.made.labels(resource=resource.name, type=device.type).inc()
+
+    def count_refusal(self, card: str, errno: str) -> None:
+        """A card refused to make a device."""
+        self.refusals.labels(card=card, errno=errno).inc()
+
+    def count_foretold(self, rightly: int, wrongly: int) -> None:
+        """The kernel showed counts that had been foretold."""
+        self.predictions.labels(result=result(True)).inc(rightly)
+        self.predictions.labels(result=result(False)).inc(wrongly)
+
+    def count_removal(self, success: bool, seconds: float) -> None:
+        """The removal of an unused device was tried."""
+        self.reclaims.labels(result=result(success)).inc()
+        self.reclaim_seconds.observe(seconds)
+
+    def count_held_back(self, reason: HeldBack) -> None:
+        """A device that may be unused stays for another reason than before."""
+        self.held_back.labels(reason=reason.value).inc()
+
+    def count_registration(self, _resource: str, success: bool) -> None:
+        """A registration with the kubelet was tried."""
+        self.registrations.labels(result=result(success)).inc()
+
+    def count_fault(self, fault: Fault) -> None:
+        """Something in sysfs had to be left out."""
+        self.faults.labels(kind=fault.kind.value).inc()
+
+    def count_event_failure(self, _error: Exception) -> None:
+        """The kernel's events could not be followed any further."""
+        self.event_failures.inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"mdev_{name}", text, labels, registry=self.registry)
