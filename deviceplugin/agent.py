@@ -41,6 +41,7 @@ from deviceplugin.settings import Config
 from deviceplugin.specs import Specs
 from deviceplugin.state import State
 from deviceplugin.telemetry.metrics import Metrics, result
+from deviceplugin.telemetry.recorder import Recorder
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -77,7 +78,8 @@ class Agent:
             held_back=lambda: tuple(self._reclaim.held_back.values()),
             refusing=lambda: self._state.refusals.listed(),  # noqa: PLW0108 - the state comes later
         )
-        self._state = State(clock, on_refused=metrics.count_refusal, on_foretold=metrics.count_foretold)
+        self._events = Recorder(metrics)
+        self._state = State(clock, events=self._events, on_foretold=metrics.count_foretold)
         self._config = config
         self._http = http
         self._paths = kubelet
@@ -115,7 +117,7 @@ class Agent:
             specs=self._specs,
             knowledge=lambda: self._state.knowledge,
             refusals=self._state.refusals,
-            on_made=self.metrics.count_made,
+            events=self._events,
             on_occupied=self._occupied,
             on_withdrawn=self._withdrawn,
             on_late=self._state.tell,

@@ -20,6 +20,7 @@ from deviceplugin.errors import (
     TooSlow,
     UnknownDevice,
 )
+from deviceplugin.events import Events, log_fields
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.pools import Knowledge
@@ -28,7 +29,7 @@ from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import NodeMark, Owner
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
-from deviceplugin.making import Maker, about
+from deviceplugin.making import Maker
 from deviceplugin.refusals import RefusalLog
 from deviceplugin.specs import Specs
 
@@ -55,7 +56,6 @@ class Allocation:
         specs: the devices' CDI specifications; None where containers get device nodes.
         knowledge: what was learned of the node's cards.
         refusals: what cards refused of late.
-        on_made: called with the resource and its new device.
         on_occupied: called with a device that somebody else made and that turned out to be in use.
         on_withdrawn: called with one that is asked for and that the configuration does not offer.
         on_late: called when ``hung`` may have changed.
@@ -69,13 +69,13 @@ class Allocation:
         mark: NodeMark,
         offered: Callable[[str, str], bool],
         remembered: Remembered,
-        specs: Specs | None = None,
-        knowledge: Callable[[], Knowledge] = Knowledge,
-        refusals: RefusalLog | None = None,
-        on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
-        on_occupied: Callable[[str], None] = lambda _uuid: None,
-        on_withdrawn: Callable[[str], None] = lambda _uuid: None,
-        on_late: Callable[[], None] = lambda: None,
+        specs: Specs | None,
+        knowledge: Callable[[], Knowledge],
+        refusals: RefusalLog,
+        events: Events,
+        on_occupied: Callable[[str], None],
+        on_withdrawn: Callable[[str], None],
+        on_late: Callable[[], None],
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -91,7 +91,7 @@ class Allocation:
             knowledge=knowledge,
             refusals=refusals,
             belongs=offered,
-            on_made=on_made,
+            events=events,
             on_late=on_late,
         )
         self._undoing: set[asyncio.Task[None]] = set()
@@ -146,7 +146,7 @@ class Allocation:
             device = (await self._maker.make(resource, [uuid], made=[], keep=True))[uuid]
             # Whose it was is not known: it is never handed out as it is, but to the pod that had it.
             self._ledger.used([uuid])
-            log.info("device made again that the kubelet remembers", extra=about(resource, device))
+            log.info("device made again that the kubelet remembers", extra=log_fields(resource, device))
             await self._specify(resource, device)
 
     def prefer(self, available: Sequence[str], required: Sequence[str], size: int) -> tuple[str, ...]:
@@ -269,7 +269,7 @@ class Allocation:
             return None
         fits = device.group is not None and device.type in resource.choices(self._node.snapshot)
         if fits and self._ledger.is_fresh(uuid):
-            log.info("device handed out again, unused", extra=about(resource, device))
+            log.info("device handed out again, unused", extra=log_fields(resource, device))
             return device
         await self._maker.remove_used(resource, uuid)
         return None
@@ -300,7 +300,7 @@ class Allocation:
                 f"{resource.name}: the device {uuid}, which was made by somebody else, is in use by "
                 "something that is no pod, or by a VM that outlived its pod"
             )
-        log.info("device of somebody else's handed out", extra=about(resource, device))
+        log.info("device of somebody else's handed out", extra=log_fields(resource, device))
         return device
 
     def _refuse_late(self, resource: Resource, uuid: str) -> None:
@@ -326,7 +326,7 @@ class Allocation:
             # It stays whatever comes: the pod it is for is the only one that can have it.
             made.clear()
             self._ledger.used([uuid])
-            log.info("device made again before a container starts", extra=about(resource, device))
+            log.info("device made again before a container starts", extra=log_fields(resource, device))
         elif not self._ledger.is_handed_over(uuid):
             await self._complete(resource, device)
         if device.group is None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from deviceplugin.errors import AllocationError, DeviceBusy, HostError, NoRoom
-from deviceplugin.host.node import Node
+from deviceplugin.events import Events
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.order import Order
 from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.refusals import counts
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.snapshot import Device
+from deviceplugin.inventory.snapshot import Device, Snapshot
 from deviceplugin.ledger import Ledger
 from deviceplugin.refusals import RefusalLog
-
-log = logging.getLogger(__name__)
 
 _PATIENCE = 3.0
 """Seconds of a request in which cards that refuse are tried on when nothing else has room."""
@@ -26,6 +24,21 @@ _ENOUGH = 4.5
 """Seconds of a request after which a refusal is its last try: its answer has to come before its deadline."""
 _TOLD = 8
 """Cards and errors that a message tells of."""
+
+
+class MakingNode(Protocol):
+    """The node as creation sees it; see ``host.node.Node``."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    async def rescan(self) -> None: ...
+    def look_again(self, *cards: str) -> None: ...
+    def look_again_around(self, parent: str) -> None: ...
+    def has(self, uuid: str) -> bool: ...
+    async def find(self, uuid: str) -> Device | None: ...
+    async def create(self, parent: str, type_id: str, uuid: str) -> Device: ...
+    async def write_attribute(self, uuid: str, attribute: str, value: str) -> str | None: ...
+    async def remove_unused(self, uuid: str) -> bool: ...
 
 
 class Maker:
@@ -37,27 +50,26 @@ class Maker:
         knowledge: what was learned of the node's cards.
         refusals: what cards refused of late.
         belongs: whether a device is a resource's, by the resource's name and the device's UUID.
-        on_made: called with the resource and its new device.
         on_late: called when a driver begins or ends to keep a card longer than anybody waits.
     """
 
     def __init__(
         self,
-        node: Node,
+        node: MakingNode,
         ledger: Ledger,
         *,
-        knowledge: Callable[[], Knowledge] = Knowledge,
-        refusals: RefusalLog | None = None,
-        belongs: Callable[[str, str], bool] = lambda _resource, _uuid: False,
-        on_made: Callable[[Resource, Device], None] = lambda _resource, _device: None,
-        on_late: Callable[[], None] = lambda: None,
+        knowledge: Callable[[], Knowledge],
+        refusals: RefusalLog,
+        belongs: Callable[[str, str], bool],
+        events: Events,
+        on_late: Callable[[], None],
     ) -> None:
         self._node = node
         self._ledger = ledger
         self._knowledge = knowledge
-        self._refusals = refusals or RefusalLog()
+        self._refusals = refusals
         self._belongs = belongs
-        self._on_made = on_made
+        self._events = events
         self._on_late = on_late
         self._late: dict[str, Seat] = {}
         self._removals: dict[str, asyncio.Task[None]] = {}
@@ -178,10 +190,7 @@ class Maker:
                 raise AllocationError(
                     f"{resource.name}: {device.uuid} on {device.parent}: {error}"
                 ) from error
-            log.info(
-                "attribute set",
-                extra=about(resource, device) | {"attribute": attribute, "value": value, "reads": reads},
-            )
+            self._events.attribute_set(resource, device, attribute, value, reads)
 
     async def remove_used(self, resource: Resource, uuid: str) -> None:
         """Remove a device that somebody had before, under a claim.
@@ -200,7 +209,7 @@ class Maker:
         except HostError as error:
             raise AllocationError(f"{resource.name}: a used device could not be renewed: {error}") from error
         self._ledger.gone([uuid])
-        log.info("used device removed to be made anew", extra={"resource": resource.name, "device": uuid})
+        self._events.renewing(resource, uuid)
 
     async def undo(self, made: Sequence[str]) -> None:
         """Remove what a failed request has made. What can't be removed now is left to the reclaim.
@@ -224,10 +233,10 @@ class Maker:
             await self._node.remove_unused(uuid)
         except HostError as error:
             # It bears the mark and no pod has it: the reclaim will get it.
-            log.warning("device of a failed request stays for now: %s", error, extra={"device": uuid})
+            self._events.left_over(uuid, str(error))
         else:
             self._ledger.gone([uuid])
-            log.info("device of a failed request removed", extra={"device": uuid})
+            self._events.undone(uuid)
         finally:
             self._refusals.undone(card)
             del self._removals[uuid]
@@ -282,13 +291,7 @@ class Maker:
             )
         await self.set_attributes(resource, device)
         self._ledger.made(device.uuid)
-        self._on_made(resource, device)
-        log.info("device created", extra=about(resource, device) | {"placement": seat.reason})
-        if not seat.aligned:
-            log.warning(
-                "device is on another NUMA node than its slot: there was no room left on that",
-                extra=about(resource, device),
-            )
+        self._events.created(resource, device, seat)
 
     async def _end_late(self, task: asyncio.Task[Device], uuid: str, seat: Seat, *, keep: bool) -> None:
         try:
@@ -301,7 +304,7 @@ class Maker:
             self._on_late()
         if keep:
             self._node.look_again_around(device.parent)
-            log.info("device came after all and stays for its container", extra={"device": uuid})
+            self._events.came_late(uuid)
             return
         async with self._ledger.lock(uuid):
             if not self._ledger.is_handed_over(uuid):
@@ -335,14 +338,3 @@ class Maker:
             return f"{asked}: of none of {types} do {number} fit, and 'mixed: false' forbids several"
         quota = f" or has its {resource.max_per_card} of them" if resource.max_per_card is not None else ""
         return f"{asked}: every parent that offers {' or '.join(choices)} is full{quota}"
-
-
-def about(resource: Resource, device: Device) -> dict[str, object]:
-    """A device in the log."""
-    return {
-        "resource": resource.name,
-        "device": device.uuid,
-        "type": device.type,
-        "parent": device.parent,
-        "group": device.group,
-    }

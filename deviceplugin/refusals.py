@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import time
 from collections.abc import Callable, Collection
 
+from deviceplugin.events import Events
 from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.refusals import Place, Refusals, counts, differing
 from deviceplugin.inventory.snapshot import Snapshot
-
-log = logging.getLogger(__name__)
 
 _LEAST_WAIT = 0.05
 """Seconds to another look at the clock, should a timer have come too early."""
@@ -24,20 +22,19 @@ class RefusalLog:
 
     Args:
         on_change: called when what may be offered has changed.
-        on_refused: called with the card and the errno's name of each refusal that counts.
     """
 
     def __init__(
         self,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
         *,
-        on_change: Callable[[], None] = lambda: None,
-        on_refused: Callable[[str, str], None] = lambda _card, _errno: None,
+        on_change: Callable[[], None],
+        events: Events,
     ) -> None:
         self.now = Refusals()
         self._clock = clock
         self._on_change = on_change
-        self._on_refused = on_refused
+        self._events = events
         self._timer: asyncio.TimerHandle | None = None
 
     def limits(self) -> dict[Place, int]:
@@ -62,7 +59,7 @@ class RefusalLog:
         if not parents or not counts(error) or not isinstance(error, OSError):
             return
         reason = errno.errorcode.get(error.errno or 0, str(error.errno))
-        self._on_refused(seat.card, reason)
+        self._events.refused(seat.card, reason)
         card = Card(seat.card, parents)
         self._become(self.now.refused(card, seat.type, seat.parent, reason, self._clock()))
 
@@ -97,17 +94,9 @@ class RefusalLog:
         if after is before:
             return
         for (card, type_id), refusal in differing(after, before):
-            log.warning(
-                "card refuses a type that it counts as free: it is not offered for now",
-                extra={
-                    "card": card,
-                    "type": type_id,
-                    "reason": refusal.reason,
-                    "again_after_s": round(refusal.pause),
-                },
-            )
+            self._events.stopped_offering(card, type_id, refusal)
         for (card, type_id), _ in differing(before, after):
-            log.info("card counts as refusing a type no more", extra={"card": card, "type": type_id})
+            self._events.offers_again(card, type_id)
         self._wait()
         self._on_change()
 

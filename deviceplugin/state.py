@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from deviceplugin.events import Events
 from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.ledger import Ledger
@@ -23,7 +24,7 @@ class State:
 
     Args:
         clock: seconds, monotonic.
-        on_refused: called with the card and the errno's name of each refusal that counts.
+        events: hears what cards refuse.
         on_foretold: called with how many counts were foretold rightly, and how many wrongly.
     """
 
@@ -31,13 +32,13 @@ class State:
         self,
         clock: Callable[[], float],
         *,
-        on_refused: Callable[[str, str], None],
+        events: Events,
         on_foretold: Callable[[int, int], None],
     ) -> None:
         self.changed = asyncio.Event()
         """Set when an offer may be another one; ``offering`` clears it."""
         self.ledger = Ledger(clock)
-        self.refusals = RefusalLog(clock, on_change=self.tell, on_refused=on_refused)
+        self.refusals = RefusalLog(clock, on_change=self.tell, events=events)
         self.knowledge = Knowledge()
         """What was learned of the node's cards."""
         self.occupied: frozenset[str] = frozenset()

@@ -19,7 +19,7 @@ from deviceplugin.cli.options import (
     simulated_option,
 )
 from deviceplugin.cli.tables import note, print_json
-from deviceplugin.inventory.kubevirt import API, Permitted, permit
+from deviceplugin.planning.kubevirt import API, Permitted, permit
 
 _HEAD = """\
 # What the KubeVirt resource needs so that VMs can have these devices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,10 +26,10 @@ from deviceplugin.cli.options import (
 )
 from deviceplugin.cli.requests import request
 from deviceplugin.cli.tables import cell, note, print_json, screen_width, table
-from deviceplugin.inventory.expectation import Bounds, ExpectedNode, first_look
-from deviceplugin.inventory.planning import PlannedPod, Planner, Step
 from deviceplugin.inventory.resources import Resource
-from deviceplugin.inventory.world import World
+from deviceplugin.planning.dry_run import World
+from deviceplugin.planning.forecast import Bounds, ExpectedNode, first_look
+from deviceplugin.planning.plan import PlannedPod, Planner, Request, Step
 from deviceplugin.settings import Config
 
 _HEADER = ("POD", "TYPE", "NAME", "CARD", "PARENT", "WHY")
@@ -104,7 +105,7 @@ def command(
     everything = {**resources, **{each.resource.name: each.resource for each in wanted}}
     planner = Planner(world, everything, node_name=node_name_for(node_name))
     before, rooms = planner.left(), planner.rooms()
-    steps = [planner.run(each) for each in wanted]
+    steps = asyncio.run(_steps(planner, wanted))
     if output == "json":
         print_json(
             {
@@ -126,6 +127,10 @@ def command(
     ranges = (bound for counts in (before, *(step.left for step in steps)) for bound in counts.values())
     if any(bound.at_least != bound.at_most for bound in ranges):
         note(_UNSURE)
+
+
+async def _steps(planner: Planner, wanted: Sequence[Request]) -> list[Step]:
+    return [await planner.run(each) for each in wanted]
 
 
 def _described(node: str, config: Config) -> tuple[World, Mapping[str, Resource]]:

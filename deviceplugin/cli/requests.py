@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 
 import click
 
-from deviceplugin.inventory.planning import Request
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.selectors import matches
 from deviceplugin.inventory.snapshot import Snapshot
+from deviceplugin.planning.plan import Request
 
 _REQUEST = re.compile(r"(?:(?P<pods>\d{1,4})x)?(?P<what>.+?)(?:=(?P<devices>\d{1,4}))?", re.ASCII)
 _NEAR = 3

@@ -24,9 +24,9 @@ from deviceplugin.cli.refused import Refused, refused
 from deviceplugin.cli.tables import cell, note, print_json, screen_width, table
 from deviceplugin.inventory.capacity import Capacity, max_instances
 from deviceplugin.inventory.cards import Card, anywhere, cards_of
-from deviceplugin.inventory.expectation import first_look
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.snapshot import ParentType
+from deviceplugin.planning.forecast import first_look
 
 _HEADER = ("CARD", "TYPE", "NAME", "API", "AVAIL", "ROOM", "HAVE", "TAKES", "NUMA", "REFUSED", "RESOURCES")
 _USUAL_API = "vfio-pci"

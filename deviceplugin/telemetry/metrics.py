@@ -17,9 +17,8 @@ from deviceplugin import __version__
 from deviceplugin.host.mdev import Fault, FaultKind
 from deviceplugin.inventory.cards import cards_of
 from deviceplugin.inventory.offer import Offer
-from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import NodeMark, Owner
-from deviceplugin.inventory.snapshot import Device, Snapshot
+from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.reclaim import HeldBack
 
 Refusing = tuple[str, str, str, float]
@@ -123,14 +122,6 @@ class Metrics:
             self.starts.labels(resource=resource, result=each)
 
     # --- what happens ------------------------------------------------------------------------------
-
-    def count_made(self, resource: Resource, device: Device) -> None:
-        """A device was made for a resource."""
-        self.made.labels(resource=resource.name, type=device.type).inc()
-
-    def count_refusal(self, card: str, errno: str) -> None:
-        """A card refused to make a device."""
-        self.refusals.labels(card=card, errno=errno).inc()
 
     def count_foretold(self, rightly: int, wrongly: int) -> None:
         """The kernel showed counts that had been foretold."""

@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 
 from deviceplugin.inventory import slots
-from deviceplugin.inventory.expectation import Bounds
-from deviceplugin.inventory.planning import Planner, Request
 from deviceplugin.inventory.resources import Discovery
+from deviceplugin.planning.forecast import Bounds
+from deviceplugin.planning.plan import Planner, Request
 from deviceplugin.simulator.kubelet.kubelet import AdmissionError
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.state import State
@@ -48,7 +48,7 @@ async def test_pods_get_what_was_planned_and_what_was_planned_is_left(begin: Beg
     for number, (type_id, devices) in enumerate(PODS[name]):
         expected = {resource: bounds.at_most + held[resource] for resource, bounds in left.items()}
         await world.until(partial(_is_so, world, expected), f"{expected}")
-        step = planner.run(Request("", resources[vfio(type_id)], devices))
+        step = await planner.run(Request("", resources[vfio(type_id)], devices))
         (planned,) = step.pods
         left = step.left
         if planned.error is not None:

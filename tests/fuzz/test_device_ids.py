@@ -18,6 +18,7 @@ from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.slots import MAX_NUMA_NODE, MAX_SLOTS, NodeMark, SlotId, resource_hash
 from deviceplugin.ledger import Ledger
+from tests import parts
 from tests.fuzz.examples import fuzzed, texts
 
 RESOURCE = Resource(name="vfio.dev/a", types=("a",))
@@ -45,7 +46,7 @@ def allocation() -> Allocation:
     async def remembers_nothing(_uuid: str) -> tuple[frozenset[str], ...]:
         return ()
 
-    return Allocation(
+    return parts.allocation(
         Node(LinuxKernel(HostPaths(Path("/nonexistent")))),
         Ledger(lambda: 0.0),
         mark=NodeMark.of("n"),

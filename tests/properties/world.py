@@ -23,7 +23,7 @@ from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device, Snapshot
 from deviceplugin.ledger import Ledger
-from deviceplugin.making import Maker
+from tests import parts
 from tests.properties.model import Asked, Card, Node, foreign_uuid
 from tests.properties.nodes import Case, Step
 
@@ -107,7 +107,7 @@ class World:
         if late is not None:
             self.node.create(late.parent, late.type, late.uuid)
         before, healthy = self.node.copy(), len(self.free(resource))
-        maker = Maker(
+        maker = parts.maker(
             cast("HostNode", host),
             Ledger(lambda: 0.0),
             knowledge=lambda: self.knowledge,

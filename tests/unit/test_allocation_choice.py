@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deviceplugin.allocation import Allocation
 from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.slots import NodeMark, SlotId
@@ -18,6 +17,7 @@ from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
 from deviceplugin.ledger import Ledger
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.kernel import SimulatedKernel
+from tests import parts
 
 HASH = slots.resource_hash("worker-1", "vfio.dev/mtty-1")
 
@@ -48,7 +48,7 @@ class Chooser:
         ledger = Ledger(lambda: 0.0)
         for uuid in fresh:
             ledger.made(uuid)
-        self.allocation = Allocation(
+        self.allocation = parts.allocation(
             self.node,
             ledger,
             mark=NodeMark.of("worker-1"),

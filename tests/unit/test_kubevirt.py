@@ -14,10 +14,10 @@ import yaml
 
 from deviceplugin.cli import main
 from deviceplugin.cli.look import NO_BUS
-from deviceplugin.inventory.kubevirt import Permitted, permit
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.selectors import ParentSelector
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
+from deviceplugin.planning.kubevirt import Permitted, permit
 from deviceplugin.simulator.node import description
 from deviceplugin.simulator.node.kernel import SimulatedKernel
 

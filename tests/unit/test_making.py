@@ -18,9 +18,9 @@ from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device
 from deviceplugin.ledger import Ledger
-from deviceplugin.making import Maker
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.kernel import SimulatedKernel
+from tests import parts
 
 UUID = "6d646576-0000-8000-8000-000000000001"
 SEAT = Seat("parent", "card", "type", aligned=True)
@@ -49,7 +49,7 @@ class Hanging:
 async def test_a_late_device_is_removed_unless_it_was_handed_over_in_between(handed_over: bool) -> None:
     node, ledger = Hanging(), Ledger(time.monotonic)
     moved = asyncio.Event()
-    maker = Maker(cast("Node", node), ledger, on_late=moved.set)
+    maker = parts.maker(cast("Node", node), ledger, on_late=moved.set)
     creating = asyncio.create_task(maker._create(SEAT, UUID, keep=False))
     await asyncio.sleep(0)
     creating.cancel()
@@ -69,7 +69,8 @@ async def test_a_late_device_is_removed_unless_it_was_handed_over_in_between(han
 async def test_a_device_that_is_removed_to_be_renewed_was_not_pulled() -> None:
     ledger = Ledger(time.monotonic)
     ledger.handed_over(UUID, 1)
-    await Maker(cast("Node", Hanging()), ledger).remove_used(Resource(name="a.b/c", types=("type",)), UUID)
+    maker = parts.maker(cast("Node", Hanging()), ledger)
+    await maker.remove_used(Resource(name="a.b/c", types=("type",)), UUID)
     ledger.vanished([UUID], held=())
     assert not ledger.pulled
 
@@ -81,7 +82,7 @@ async def test_room_that_nobody_told_of_is_looked_for_before_a_request_is_refuse
         mdev.create(kernel, "mdpy", "mdpy-hd", device)
     node = Node(kernel)
     await node.rescan()
-    maker = Maker(node, Ledger(time.monotonic))
+    maker = parts.maker(node, Ledger(time.monotonic))
     resource = Resource(name="a.b/c", types=("mdpy-hd",))
     with pytest.raises(NoRoom, match="is full"):
         await maker.make(resource, [UUID], made=[])
@@ -106,7 +107,7 @@ async def test_a_request_that_cards_refuse_for_long_ends_before_its_deadline(
 
     monkeypatch.setattr(loop, "time", lambda: clock() + passed)
     monkeypatch.setattr(node, "create", refuse)
-    maker = Maker(node, Ledger(time.monotonic))
+    maker = parts.maker(node, Ledger(time.monotonic))
     with pytest.raises(NoRoom, match=r"EIO; there was no time to try any others$"):
         await maker.make(Resource(name="a.b/c", types=("vfio_ccw-io",)), [UUID], made=[])
     # The sixth second of a request is its last.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from deviceplugin.events import Unheard
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.offering import Offering
 from deviceplugin.state import State
@@ -26,7 +27,7 @@ class Around:
     def __init__(self) -> None:
         self.rounds: list[frozenset[str]] = []
         """What was occupied in each."""
-        self.state = State(lambda: 0.0, on_refused=lambda *_: None, on_foretold=lambda *_: None)
+        self.state = State(lambda: 0.0, events=Unheard(), on_foretold=lambda *_: None)
         self.offering = Offering(
             self.state,
             cast("Node", self),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,12 @@ import pytest
 
 from deviceplugin.cli.plan import _nodes, command
 from deviceplugin.host import mdev
-from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.cards import Card
-from deviceplugin.inventory.expectation import Bounds, ExpectedNode, expected_count, first_look
-from deviceplugin.inventory.planning import Planner, Request, Step
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.resources import Discovery, Resource
 from deviceplugin.inventory.selectors import ParentSelector
+from deviceplugin.planning.forecast import Bounds, ExpectedNode, expected_count, first_look
+from deviceplugin.planning.plan import Planner, Request, Step
 from deviceplugin.simulator.node import description
 from deviceplugin.simulator.node.kernel import SimulatedKernel
 from deviceplugin.simulator.node.state import State
@@ -287,7 +287,7 @@ def test_a_described_node_is_seen_as_a_look_at_it_would_see_it(
     resources = {resource.name: resource for resource in Discovery().discover(seen)[0]}
     planner = Planner(world, resources, node_name="n")
     for resource in [*resources.values()][:2]:
-        for pod in planner.run(Request("", resource)).pods:
+        for pod in asyncio.run(planner.run(Request("", resource))).pods:
             for device in pod.devices:
                 mdev.create(kernel, device.parent, device.type, device.uuid)
     assert planner._world.surely == mdev.scan(kernel.paths).snapshot
@@ -306,13 +306,12 @@ class TestExpectations:
         expected: Any = ExpectedNode(exact.surely, first_look(exact.surely))
         for resource in order:
             planner = Planner(exact, resources, node_name="n")
-            (pod,) = planner.run(Request("", resource)).pods
+            (pod,) = asyncio.run(planner.run(Request("", resource))).pods
             if pod.error is not None:
                 continue
             exact = planner._world  # type: ignore[assignment]
             for device in pod.devices:
-                seat = Capacity(expected.at_most).snapshot.by_address[device.parent]
-                expected = expected.create(_seat(seat.address, seat.card, device.type), device.uuid)
+                expected = expected.create(device.parent, device.type, device.uuid)
             for card, parents in exact.surely.cards.items():
                 counted = Counter[str]()
                 for parent in parents:
@@ -370,24 +369,19 @@ class TestAdopted:
         assert left["a.b/c"] == 1
 
 
-def _seat(parent: str, card: str, type_id: str) -> Any:
-    from deviceplugin.inventory.placement import Seat
-
-    return Seat(parent, card, type_id, aligned=True)
-
-
 class _Refusing(DescribedNode):
     """A node on which one parent refuses what its count promises."""
 
-    def create(self, seat: Any, uuid: str) -> DescribedNode:
-        if seat.parent == "0000:3b:00.0":
+    def create(self, parent: str, type_id: str, uuid: str) -> DescribedNode:
+        if parent == "0000:3b:00.0":
             raise OSError(5, "Input/output error")
-        return super().create(seat, uuid)
+        return super().create(parent, type_id, uuid)
 
 
 def planned(world: DescribedNode, devices: int) -> Step:
     resource = Resource(name="a.b/c", types=("nvidia-234",))
-    return Planner(world, {resource.name: resource}, node_name="n").run(Request("", resource, devices))
+    planner = Planner(world, {resource.name: resource}, node_name="n")
+    return asyncio.run(planner.run(Request("", resource, devices)))
 
 
 def test_a_refusal_leads_to_another_card_as_it_leads_the_agent() -> None:
@@ -399,29 +393,29 @@ def test_a_refusal_leads_to_another_card_as_it_leads_the_agent() -> None:
 class _Grudging(DescribedNode):
     """A node whose card refuses its second device of a type, whatever it counts."""
 
-    def create(self, seat: Any, uuid: str) -> DescribedNode:
-        if seat.parent == "mbochs" and self.state.devices:
+    def create(self, parent: str, type_id: str, uuid: str) -> DescribedNode:
+        if parent == "mbochs" and self.state.devices:
             raise OSError(5, "Input/output error")
-        return super().create(seat, uuid)
+        return super().create(parent, type_id, uuid)
 
 
 def test_a_request_that_got_stuck_is_begun_again_without_the_places_that_refused() -> None:
     resource = Resource(name="a.b/c", types=("mbochs-large", "mdpy-hd"), mixed=False)
     planner = Planner(_Grudging(description.load("samples")), {"a.b/c": resource}, node_name="n")
-    (pod,) = planner.run(Request("", resource, 2)).pods
+    (pod,) = asyncio.run(planner.run(Request("", resource, 2))).pods
     assert [device.type for device in pod.devices] == ["mdpy-hd", "mdpy-hd"]
 
 
 def test_a_resource_without_a_parent_says_so() -> None:
     resource = Resource(name="a.b/c", types=("mtty-1",), parents=ParentSelector(drivers=("other",)))
     planner = Planner(DescribedNode(description.load("samples")), {"a.b/c": resource}, node_name="n")
-    (pod,) = planner.run(Request("", resource)).pods
+    (pod,) = asyncio.run(planner.run(Request("", resource))).pods
     assert pod.error == ("1 wanted, and none are allocatable: no parent here that it may use offers mtty-1")
 
 
 def test_what_no_card_takes_after_all_is_said_with_the_refusal() -> None:
     (pod,) = planned(_Refusing(description.load("nvidia-t4")), 2).pods
     assert pod.error == (
-        "the kubelet would hand 2 out, and no parent could take them all: "
-        "nvidia-234 on 0000:3b:00.0 is refused with EIO"
+        "the kubelet would hand 2 out, and no parent could take all devices: "
+        "tried nvidia-234 on 0000:3b:00.0: EIO (Input/output error)"
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 from dataclasses import replace
 
 import pytest
 
+from deviceplugin.events import Unheard
 from deviceplugin.inventory.capacity import Capacity
 from deviceplugin.inventory.cards import Card
 from deviceplugin.inventory.placement import Seat
-from deviceplugin.inventory.refusals import FIRST, GROWTH, LONGEST, QUIET, Refusals, counts
+from deviceplugin.inventory.refusals import FIRST, GROWTH, LONGEST, QUIET, Refusal, Refusals, counts
 from deviceplugin.inventory.resources import Resource
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
 from deviceplugin.refusals import RefusalLog
@@ -163,39 +163,46 @@ def test_what_says_nothing_of_a_card(number: int) -> None:
     assert not counts(None)
 
 
-class Told:
-    """A log of refusals with a clock that is set by hand."""
+class Told(Unheard):
+    """A log of refusals with a clock that is set by hand, and what it told."""
 
     def __init__(self) -> None:
         self.time = 1000.0
         self.changes = asyncio.Queue[float]()
-        self.refused: list[tuple[str, str]] = []
+        self.refusals: list[tuple[str, str]] = []
+        self.said: list[str] = []
         self.log = RefusalLog(
             lambda: self.time,
             on_change=lambda: self.changes.put_nowait(self.time),
-            on_refused=lambda card, reason: self.refused.append((card, reason)),
+            events=self,
         )
+
+    def refused(self, card: str, errno: str) -> None:
+        self.refusals.append((card, errno))
+
+    def stopped_offering(self, card: str, type_id: str, refusal: Refusal) -> None:
+        self.said.append(f"{card} stopped {type_id}: {refusal.reason}")
+
+    def offers_again(self, card: str, type_id: str) -> None:
+        self.said.append(f"{card} offers {type_id} again")
 
     def refuse(self, number: int = errno.EIO) -> None:
         seat = Seat("card", "card", "large", aligned=True)
         self.log.refused(seat, Snapshot(whole().parents), OSError(number, ""))
 
 
-async def test_it_is_said_once_on_the_way_in_and_once_on_the_way_out(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO)
+async def test_it_is_said_once_on_the_way_in_and_once_on_the_way_out() -> None:
     told = Told()
     told.refuse(errno.EEXIST)
     for _ in range(3):
         told.refuse()
-    assert told.refused == [("card", "EIO")] * 3
+    assert told.refusals == [("card", "EIO")] * 3
     assert told.log.limits() == {PLACE: 0}
     ((card, kind, reason, _),) = told.log.listed()
     assert (card, kind, reason) == ("card", "large", "EIO")
     for _ in range(2):
         told.log.made(Seat("card", "card", "large", aligned=True))
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert told.said == ["card stopped large: EIO", "card offers large again"]
     assert not told.log.listed()
     told.log.close()
 

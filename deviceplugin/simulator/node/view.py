@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from deviceplugin.inventory.cards import cards_of
-from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, PciId, Snapshot
 from deviceplugin.simulator.node.cards import NodeDescription
@@ -55,14 +54,14 @@ class DescribedNode:
         """The same: nothing of it is uncertain."""
         return self.surely
 
-    def create(self, seat: Seat, uuid: str) -> DescribedNode:
+    def create(self, parent: str, type_id: str, uuid: str) -> DescribedNode:
         """The node with a device more.
 
         Raises:
             OSError: the kernel refuses it.
         """
-        check_create(self.node, self.state, parent=seat.parent, type_id=seat.type, uuid=uuid)
-        state = created(self.node, self.state, parent=seat.parent, type_id=seat.type, uuid=uuid)
+        check_create(self.node, self.state, parent=parent, type_id=type_id, uuid=uuid)
+        state = created(self.node, self.state, parent=parent, type_id=type_id, uuid=uuid)
         return replace(self, state=state)
 
     def settled(self) -> DescribedNode:

@@ -1,4 +1,4 @@
-"""What a sequence of pods would get on a node, worked out with the functions by which the agent decides.
+"""What a sequence of pods would get on a node, worked out by the code with which the agent serves them.
 
 Each pod is taken as the kubelet takes it: refused if there are fewer Healthy devices than it asks for, given
 those that the agent prefers, and then placed. Nothing is made; a ``World`` says what the node is like then.
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.capacity import Capacity
-from deviceplugin.inventory.expectation import Bounds
 from deviceplugin.inventory.offer import offer
 from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.preference import preferred
 from deviceplugin.inventory.resources import Resource, adopted
-from deviceplugin.inventory.world import Allocation, World
+from deviceplugin.planning.dry_run import DryRun, World
+from deviceplugin.planning.forecast import Bounds
 
 _TOLD = 3
 """Cards that a sentence names."""
@@ -96,9 +96,9 @@ class Planner:
         self._views: tuple[Capacity, ...] = ()
         self._look()
 
-    def run(self, request: Request) -> Step:
+    async def run(self, request: Request) -> Step:
         """Take one request's pods, one by one."""
-        pods = tuple(self._pod(request) for _ in range(request.pods))
+        pods = tuple([await self._pod(request) for _ in range(request.pods)])
         return Step(request, pods, self.left(), self.rooms())
 
     def left(self) -> dict[str, Bounds]:
@@ -135,8 +135,8 @@ class Planner:
         )
         return [slot.id for slot in now.slots if slot.healthy and slot.id not in self._in_use]
 
-    def _pod(self, request: Request) -> PlannedPod:
-        tried = [self._allocate(request, index) for index in range(len(self._views))]
+    async def _pod(self, request: Request) -> PlannedPod:
+        tried = [await self._allocate(request, index) for index in range(len(self._views))]
         # The last is what can be had at the most: if that fails, all do.
         had = [result for result in tried if not isinstance(result, str)]
         if not had:
@@ -147,7 +147,7 @@ class Planner:
         self._look()
         return PlannedPod(devices, certain=had[0] is tried[0])
 
-    def _allocate(self, request: Request, index: int) -> _Had | str:
+    async def _allocate(self, request: Request, index: int) -> _Had | str:
         """What a pod gets as the node looks to one of the views; a sentence if it is refused."""
         capacity, resource = self._views[index], request.resource
         free = self._free(capacity, resource)
@@ -157,8 +157,8 @@ class Planner:
         others = {uuid for uuid in free if uuid in existing}
         ids = preferred(free, (), request.devices, existing=existing, fresh=others)
         wanted = slots.in_order(ids)
-        allocation = Allocation(self._world, resource, self._node_name, least=index == 0)
-        if error := allocation.have(
+        allocation = DryRun(self._world, resource, self._node_name, least=index == 0)
+        if error := await allocation.make(
             [uuid for uuid in wanted if uuid not in others], others.intersection(ids)
         ):
             return error

@@ -13,7 +13,6 @@ from functools import cached_property
 
 from deviceplugin.inventory.capacity import described_room
 from deviceplugin.inventory.cards import Card, anywhere, cards_of
-from deviceplugin.inventory.placement import Seat
 from deviceplugin.inventory.pools import Knowledge
 from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
 
@@ -58,9 +57,9 @@ class ExpectedNode:
         """With the counts that the kernel could show at the most."""
         return self._with(self.made, least=False)
 
-    def create(self, seat: Seat, uuid: str) -> ExpectedNode:
+    def create(self, parent: str, type_id: str, uuid: str) -> ExpectedNode:
         """The node with a device more; nothing is known here that would refuse it."""
-        return replace(self, made=(*self.made, Device(uuid, seat.type, seat.parent, None)))
+        return replace(self, made=(*self.made, Device(uuid, type_id, parent, None)))
 
     def settled(self) -> ExpectedNode:
         """The node as it is: what is only expected teaches nothing."""

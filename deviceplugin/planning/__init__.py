@@ -1,0 +1,1 @@
+"""What would come of requests, and what KubeVirt is to be told; nothing is done to the node."""
