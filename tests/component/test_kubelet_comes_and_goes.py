@@ -214,7 +214,7 @@ async def test_a_kubelet_that_restarts_during_an_allocate_does_not_wait_for_it(b
     await world.kubelet.start()
     # The card that hangs has nothing to offer, and its resources are served all the same.
     await comes_back(world, "restart during an Allocate", but="mdpy")
-    assert world.kubelet.capacity(vfio("mdpy-hd")) == 4
+    await world.kubelet.wait_for(lambda: world.kubelet.capacity(vfio("mdpy-hd")) == 4, timeout=PATIENCE)
     with pytest.raises(Exception, match=r"Unavailable|closing|Cancel"):
         await admission
     await world.until(lambda: not world.node._journal.load().devices, "what came too late is removed")

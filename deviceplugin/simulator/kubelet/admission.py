@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.simulator.kubelet.checkpointfile import CheckpointFile, Entry
-from deviceplugin.simulator.kubelet.plugins import PluginError, Plugins
+from deviceplugin.simulator.kubelet.plugin import PluginError
+from deviceplugin.simulator.kubelet.plugins import Plugins
 from deviceplugin.simulator.kubelet.pods import (
     AdmissionError,
     Chooser,

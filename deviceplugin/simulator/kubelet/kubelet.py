@@ -30,7 +30,8 @@ from deviceplugin.simulator.kubelet.admission import Admission
 from deviceplugin.simulator.kubelet.changes import Changes
 from deviceplugin.simulator.kubelet.checkpointfile import CheckpointFile, Damage, Entry
 from deviceplugin.simulator.kubelet.faults import Faults
-from deviceplugin.simulator.kubelet.plugins import Call, ListMessages, Plugins, Version
+from deviceplugin.simulator.kubelet.plugin import Call
+from deviceplugin.simulator.kubelet.plugins import ListMessages, Plugins, Version
 from deviceplugin.simulator.kubelet.podlister import PodLister, State, pod_resources
 from deviceplugin.simulator.kubelet.pods import (
     AdmissionError,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,21 +19,13 @@ import grpc
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.api import deviceplugin_v1beta1_pb2_grpc as rpc
 from deviceplugin.simulator.kubelet.changes import Changes
+from deviceplugin.simulator.kubelet.plugin import Call, Plugin, PluginError, is_cancelled
 from deviceplugin.simulator.kubelet.registration import objection
 
 Version = Literal["1.36", "1.37"]
 T = TypeVar("T")
 
 PRE_START_TIMEOUT = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """An RPC that the kubelet made or served."""
-
-    method: str
-    resource: str = ""
-    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +47,6 @@ class ListMessages:
 class RegistrationFaults:
     refuse: str | None = None
     hang: bool = False
-
-
-class PluginError(Exception):
-    """A plugin could not be called or answered with an error; the text is the kubelet's."""
-
-
-@dataclass(eq=False, slots=True)
-class Plugin:
-    """One registered endpoint."""
-
-    resource: str
-    key: str
-    channel: grpc.aio.Channel
-    stub: Any
-    options: pb.DevicePluginOptions = field(default_factory=pb.DevicePluginOptions)
-    stream: Any = None
-    stopped_at: float | None = None
-
-    async def close(self) -> None:
-        if self.stopped_at is None:
-            self.stopped_at = time.monotonic()
-        if self.stream is not None:
-            self.stream.cancel()
-        await self.channel.close()
 
 
 class Plugins(rpc.RegistrationServicer):
@@ -176,13 +144,21 @@ class Plugins(rpc.RegistrationServicer):
             raise PluginError(f"device plugin already connected: {path}")
         # Without a pool of its own, a channel would share the dead connection of an earlier socket here.
         channel = grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.use_local_subchannel_pool", 1)])
-        plugin = Plugin(resource, key, channel, rpc.DevicePluginStub(channel))
+        plugin = Plugin(
+            resource,
+            key,
+            channel,
+            rpc.DevicePluginStub(channel),
+            changes=self._changes,
+            log=self._log,
+            call_timeout=self._call_timeout,
+        )
         self._clients[key] = plugin
         try:
             async with asyncio.timeout(self._dial_timeout):
                 await channel.channel_ready()
-                plugin.options = await self._call(plugin, "GetDevicePluginOptions", pb.Empty(), timeout=None)
-            self._check_open(plugin)
+                plugin.options = await plugin.call("GetDevicePluginOptions", pb.Empty())
+            plugin.check_open()
         except BaseException as error:
             if self._clients.get(key) is plugin:
                 del self._clients[key]
@@ -204,6 +180,7 @@ class Plugins(rpc.RegistrationServicer):
     async def _watch(self, plugin: Plugin) -> None:
         try:
             await self._read(plugin)
+            await plugin.answered()
             await plugin.close()
             ended = None if self._closing else self._clients.pop(plugin.key, None)
             if ended is not None:
@@ -222,7 +199,7 @@ class Plugins(rpc.RegistrationServicer):
             pass
         except asyncio.CancelledError:
             # In this way gRPC also reports a call that we cancelled.
-            if _is_cancelled():
+            if is_cancelled():
                 raise
 
     def _disconnected(self, plugin: Plugin) -> None:
@@ -318,41 +295,6 @@ class Plugins(rpc.RegistrationServicer):
         plugin = self._endpoints.get(resource)
         if plugin is None:
             raise PluginError(f"unknown Device Plugin {resource}")
-        self._check_open(plugin)
-        answer: T = await self._call(plugin, method, request, timeout=timeout, devices=tuple(devices))
+        plugin.check_open()
+        answer: T = await plugin.call(method, request, timeout=timeout, devices=tuple(devices))
         return answer
-
-    async def _call(
-        self,
-        plugin: Plugin,
-        method: str,
-        request: object,
-        *,
-        timeout: float | None,  # noqa: ASYNC109 - the deadline goes over the wire
-        devices: tuple[str, ...] = (),
-    ) -> Any:
-        self._log.append(Call(method, plugin.resource, devices))
-        self._changes.notify()
-        try:
-            # Where the kubelet itself has no deadline, this one is there to end a test that hangs.
-            async with asyncio.timeout(self._call_timeout):
-                return await getattr(plugin.stub, method)(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            name = "".join(word.capitalize() for word in error.code().name.split("_"))
-            raise PluginError(f"rpc error: code = {name} desc = {error.details()}") from None
-        except TimeoutError:
-            raise PluginError(f"rpc error: code = DeadlineExceeded desc = no answer to {method}") from None
-        except asyncio.CancelledError:
-            if _is_cancelled():
-                raise
-            raise PluginError("rpc error: code = Canceled desc = the connection is closing") from None
-
-    def _check_open(self, plugin: Plugin) -> None:
-        if plugin.stopped_at is not None:
-            raise PluginError(f"endpoint of {plugin.resource} has been stopped")
-
-
-def _is_cancelled() -> bool:
-    """Whether it is the running task that was cancelled, rather than an RPC that it waits for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
