@@ -2,15 +2,13 @@
 
 An ID says which slot it is, never where it goes. A device that exists and was never used is handed out
 as it is; a used one is removed under a claim and made anew; one that does not exist is made on the best
-parent that takes it. What a failed request has made is removed again.
+parent that takes it. What a failed request has made is removed again (``transaction``).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from deviceplugin import handover
 from deviceplugin.errors import (
@@ -32,6 +30,7 @@ from deviceplugin.ledger import Ledger
 from deviceplugin.making import Maker
 from deviceplugin.refusals import RefusalLog
 from deviceplugin.specs import Specs
+from deviceplugin.transaction import Transactions
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class Allocation:
             events=events,
             on_late=on_late,
         )
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._transactions = Transactions(ledger, undo=self._undo)
 
     @property
     def hung(self) -> frozenset[str]:
@@ -108,7 +107,7 @@ class Allocation:
             AllocationError: not all of them can be had; none of those made for it is left.
         """
         wanted = self._checked(resource, ids)
-        async with self._request(resource, wanted, DEADLINE) as made:
+        async with self._transactions.begin(resource.name, wanted, DEADLINE) as made:
             devices = await self._have(resource, wanted, made)
             for device in devices:
                 await self._specify(resource, device)
@@ -127,7 +126,7 @@ class Allocation:
         wanted = self._checked(resource, ids)
         # Before anything can fail: from here on nobody else may get them as they are.
         self._ledger.used(wanted)
-        async with self._request(resource, wanted, START_DEADLINE) as made:
+        async with self._transactions.begin(resource.name, wanted, START_DEADLINE) as made:
             for uuid in wanted:
                 self._ledger.used([uuid])
                 self._ledger.touch(uuid)
@@ -167,8 +166,7 @@ class Allocation:
     def close(self) -> None:
         """Give up waiting for what drivers still hold; the next agent finds it."""
         self._maker.close()
-        for task in tuple(self._undoing):
-            task.cancel()
+        self._transactions.close()
 
     # --- one request -------------------------------------------------------------------------------
 
@@ -191,55 +189,13 @@ class Allocation:
             raise BadRequest(f"{resource.name}: the request names a device twice")
         return tuple(slots.in_order(ids))
 
-    @asynccontextmanager
-    async def _request(
-        self, resource: Resource, wanted: Sequence[str], deadline: float
-    ) -> AsyncIterator[list[str]]:
-        """Hold the locks of all devices; what the block has made is undone if it fails.
-
-        The undoing keeps the locks, so that nobody gets a device that is about to go, and the request is
-        answered in time even if the node takes longer for it.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + deadline
-        locks: dict[str, asyncio.Lock] = {}
-        made: list[str] = []
+    async def _undo(self, uuid: str) -> None:
         try:
-            async with asyncio.timeout_at(until):
-                for uuid in wanted:
-                    await self._ledger.lock(uuid).acquire()
-                    locks[uuid] = self._ledger.lock(uuid)
-                yield made
-        except BaseException as error:
-            undoing = asyncio.create_task(
-                self._undo({uuid: locks.pop(uuid) for uuid in made}), name="undo a request"
-            )
-            self._undoing.add(undoing)
-            undoing.add_done_callback(self._undoing.discard)
-            if not isinstance(error, asyncio.CancelledError):
-                await asyncio.wait({undoing}, timeout=max(0.0, until - loop.time()))
-            if isinstance(error, TimeoutError):
-                asked = f"{len(wanted)} device{'s' if len(wanted) > 1 else ''}"
-                raise TooSlow(
-                    f"{resource.name}: asked for {asked}: the node took more than {deadline:.0f} s "
-                    "to answer; what it makes after all will be removed"
-                ) from error
-            raise
+            await self._maker.undo([uuid])
         finally:
-            for lock in locks.values():
-                lock.release()
-
-    async def _undo(self, made: Mapping[str, asyncio.Lock]) -> None:
-        # None of them may be handed out, not even the last, while the first is being removed.
-        self._ledger.used(made)
-        for uuid, lock in made.items():
-            try:
-                await self._maker.undo([uuid])
-            finally:
-                lock.release()
-                if self._specs is not None:
-                    # It may have come and gone between two looks at the node.
-                    self._specs.tidy_soon()
+            if self._specs is not None:
+                # It may have come and gone between two looks at the node.
+                self._specs.tidy_soon()
 
     async def _have(self, resource: Resource, wanted: tuple[str, ...], made: list[str]) -> tuple[Device, ...]:
         devices: dict[str, Device] = {}

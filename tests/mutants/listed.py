@@ -330,7 +330,7 @@ MUTANTS = (
     ),
     Mutant(
         "counts a failed request's device as unused",
-        "deviceplugin/allocation.py",
+        "deviceplugin/transaction.py",
         "        self._ledger.used(made)\n        for uuid, lock",
         "        for uuid, lock",
         (f"{HANDING_ON}::test_what_can_not_be_undone_since_something_holds_it_goes_to_nobody",),
@@ -430,8 +430,8 @@ MUTANTS = (
     # --- nothing leaks ---
     Mutant(
         "leaves the first of two when the second can't be made",
-        "deviceplugin/allocation.py",
-        "                await self._maker.undo([uuid])\n",
+        "deviceplugin/transaction.py",
+        "                await self._undo(uuid)\n",
         "                pass\n",
         (f"{ALLOCATE}::test_an_attribute_that_is_refused_fails_the_pod_and_leaves_nothing",),
     ),
