@@ -124,11 +124,10 @@ async def test_what_turns_up_later_is_listed_too_and_two_resources_may_have_the_
     await world.offers(mtty_1=24, mtty_2=12)
     pods = {name: await world.run_pod(name, name=name) for name in ("mtty-1", "mtty-2")}
     for name, pod in pods.items():
-        memory = world.kubelet._admission.memory
-        memory[pod.uid, "d", vfio(name)] = Entry(
-            pod_uid=pod.uid, container="d", resource=vfio(name), devices={"0": ()}, response=b""
+        world.kubelet.know(
+            Entry(pod_uid=pod.uid, container="d", resource=vfio(name), devices={"0": ()}, response=b"")
         )
-    await world.kubelet._admission.write_checkpoint()
+    await world.kubelet.write_checkpoint()
     world.excused = True  # What is remembered and not listed is what this is about.
     for name in pods:
         await world.kubelet.end_stream(vfio(name))

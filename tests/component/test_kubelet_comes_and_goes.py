@@ -209,7 +209,7 @@ async def test_a_kubelet_that_restarts_during_an_allocate_does_not_wait_for_it(b
     await settled(world)
     world.node.fault("slow-create", parent="mdpy", seconds=3.0, times=1)
     admission = asyncio.create_task(world.admit("mdpy-hd"))
-    await world.until(lambda: world.node._journal.load().devices, "a create under way")
+    await world.until(lambda: world.node.state.devices, "a create under way")
     await world.kubelet.kill()
     await world.kubelet.start()
     # The card that hangs has nothing to offer, and its resources are served all the same.
@@ -217,7 +217,7 @@ async def test_a_kubelet_that_restarts_during_an_allocate_does_not_wait_for_it(b
     await world.kubelet.wait_for(lambda: world.kubelet.capacity(vfio("mdpy-hd")) == 4, timeout=PATIENCE)
     with pytest.raises(Exception, match=r"Unavailable|closing|Cancel"):
         await admission
-    await world.until(lambda: not world.node._journal.load().devices, "what came too late is removed")
+    await world.until(lambda: not world.node.state.devices, "what came too late is removed")
     await world.kubelet.wait_for(lambda: is_back(world), timeout=PATIENCE)
 
 
@@ -226,7 +226,7 @@ async def test_a_deleted_socket_cuts_off_no_allocate_under_way(begin: Begin) -> 
     await settled(world)
     world.node.fault("slow-create", parent="mdpy", seconds=1.0, times=1)
     admission = asyncio.create_task(world.admit("mdpy-hd"))
-    await world.until(lambda: world.node._journal.load().devices, "a create under way")
+    await world.until(lambda: world.node.state.devices, "a create under way")
     world.socket(vfio("mdpy-hd")).unlink()
     pod = await admission
     assert set(world.devices) == world.ids(pod)

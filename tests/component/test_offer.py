@@ -84,7 +84,7 @@ async def test_a_parent_that_can_not_leave_yet_offers_nothing_new(begin: Begin) 
     vm = VirtualMachine(world.node, device)
     leaving = asyncio.create_task(asyncio.to_thread(world.node.unregister, "mdpy"))
     # No event tells of it before it is over: only the next look at everything does.
-    await world.until(lambda: world.node._journal.load().away)
+    await world.until(lambda: world.node.state.away)
     world.node.lose_events()
     await world.kubelet.wait_for(lambda: world.kubelet.allocatable(vfio("mdpy-vga")) <= 1, 5)
     vm.stop()

@@ -16,7 +16,7 @@ async def neighbours(begin: Begin, config: str = TUNED) -> tuple[World, World]:
     """Two kubelets and two agents of different node names, on one kernel."""
     one, other = await begin(agent=False, config=config), await begin(agent=False, config=config)
     other.kernel = other.node = one.node
-    other._options = one._options
+    other.options = one.options
     await one.start_agent(node_name="one")
     await other.start_agent(node_name="other")
     for world in (one, other):

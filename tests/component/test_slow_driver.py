@@ -94,7 +94,7 @@ async def test_a_create_that_fails_late_is_forgotten_when_the_card_is_tried_agai
     async with world.plugin(vfio("mdpy-hd")) as plugin:
         with pytest.raises(grpc.aio.AioRpcError, match="Deadline"):
             await plugin.Allocate(allocate_request([slot(vfio("mdpy-hd"))]), timeout=0.2)
-        await world.until(lambda: not world.node._journal.load().devices)
+        await world.until(lambda: not world.node.state.devices)
         await world.says("card refuses a type that it counts as free", card="mdpy")
         world.time_passes(BACK_OFF)
         await world.offers(mdpy_hd=1)

@@ -129,7 +129,7 @@ async def test_a_create_that_hangs_does_not_keep_it(begin: Begin) -> None:
     # What became of the create is for the next agent to clear up.
     await world.start_agent()
     await world.offers(mdpy_hd=4)
-    await world.until(lambda: not world.node._journal.load().devices)
+    await world.until(lambda: not world.node.state.devices)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -115,7 +115,7 @@ async def test_an_init_container_never_gets_a_group_that_its_device_had_before(b
     await world.offers(mtty_1=24, mdpy_hd=4)
     world.create("mdpy", "mdpy-hd", FOREIGN)
     await world.offers(mdpy_hd=3)
-    plugins, asked = world.kubelet._plugins, []
+    plugins, asked = world.kubelet.plugins, []
     allocate = plugins.allocate
 
     async def allocate_amid_trouble(resource: str, ids: list[str]) -> object:

@@ -66,7 +66,7 @@ class Stage:
         self.directory = directory
         self.kernel = kernel
         self._launcher = launcher
-        self._options = options
+        self.options = options
         self.kubelet = SimulatedKubelet(directory / "k", **{"list_empty_for": 0.0, **kubelet})
         self.excused = False
         """Whether the agent may end badly or log errors."""
@@ -106,7 +106,7 @@ class Stage:
                 sys.executable,
                 *(("-m", "deviceplugin") if code is None else ("-c", code)),
                 "run",
-                *self._options,
+                *self.options,
                 *("--kubelet-root", self.kubelet.root),
                 *("--config", self._config),
                 *("--log-format", "json", "--node-name", node_name),
@@ -245,17 +245,11 @@ class Stage:
 
     def handed(self, pod: Pod, container: str = "c") -> pb.ContainerAllocateResponse:
         """What the container got, as the kubelet remembers it."""
-        spec = next(one for one in pod.spec.containers if one.name == container)
-        return self.kubelet._admission.answer(pod, spec)
+        return self.kubelet.answer(pod, container)
 
     def ids(self, pod: Pod, container: str = "c") -> set[str]:
         """The device IDs that the kubelet gave to a container."""
-        return {
-            device
-            for (uid, name, _), entry in self.kubelet._admission.memory.items()
-            if (uid, name) == (pod.uid, container)
-            for device in entry.devices
-        }
+        return self.kubelet.allocated(pod, container)
 
     # --- the node ----------------------------------------------------------------------------------
 
@@ -356,7 +350,7 @@ class World(Stage):
     @property
     def creates_under_way(self) -> int:
         """How many devices a driver is making, which nobody can see yet."""
-        return sum(device.phase == "creating" for device in self.node._journal.load().devices.values())
+        return sum(device.phase == "creating" for device in self.node.state.devices.values())
 
     def mark(self, uuid: str) -> None:
         """Leave something behind in a device, as a VM does."""

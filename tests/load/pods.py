@@ -73,7 +73,7 @@ class Load:
         await self.world.start_agent(code=wrap(code(self._answers)))
         for type_id in self._types:
             await self._room(type_id)
-        plugins = self.world.kubelet._plugins
+        plugins = self.world.kubelet.plugins
         allocate = plugins.allocate
 
         async def timed(resource: str, devices: Iterable[str]) -> Any:

@@ -109,7 +109,7 @@ class History(Stage):
         assert code is None
         assert not moved_clock
         self.configure(CONFIGURATIONS[self.configuration][0])
-        arguments = ["run", *map(str, self._options), "--kubelet-root", str(self.kubelet.root)]
+        arguments = ["run", *map(str, self.options), "--kubelet-root", str(self.kubelet.root)]
         arguments += ["--config", str(self._config), "--log-format", "json", "--node-name", node_name, *extra]
         self._starts += 1
         if self.kubelet.checkpoint.damage is not None:
@@ -226,12 +226,7 @@ class History(Stage):
             life.tenures[uuid] = self.promises.begin(uuid, f"the pod {life.pod.spec.name}")
 
     def _given(self, pod: Pod, container: str | None = None) -> set[str]:
-        return {
-            device
-            for (uid, name, _), entry in self.kubelet._admission.memory.items()
-            if uid == pod.uid and container in (None, name)
-            for device in entry.devices
-        }
+        return self.kubelet.allocated(pod, container)
 
     async def start(self, life: Life) -> None:
         """Start the containers of a pod that do not run, in their order."""
@@ -262,7 +257,7 @@ class History(Stage):
             return False
         began, heard, forgot = time.monotonic(), len(self.kubelet.log), self._forgot
         try:
-            answer = await self.kubelet._start(life.pod, container)
+            answer = await self.kubelet.restart_container(life.pod, container.name)
         except (StartError, RuntimeError) as error:
             self.done["starts refused"] += 1
             self._took("start", began, ANSWERS_WITHIN * len(container.requests))
@@ -502,7 +497,7 @@ class History(Stage):
         await self.agent_up()
 
     def _is_leaving(self, uuid: str) -> bool:
-        device = self.node._journal.load().devices.get(uuid)
+        device = self.node.state.devices.get(uuid)
         return device is None or device.phase == "leaving"
 
     async def _waited(
@@ -519,11 +514,10 @@ class History(Stage):
             await asyncio.sleep(0.01)
 
     def _unheard(self) -> list[str]:
-        plugins = self.kubelet._plugins
         return [
             resource
             for resource in CONFIGURATIONS[self.configuration][1]
-            if (plugin := plugins._endpoints.get(resource)) is None or plugin.stopped_at is not None
+            if not self.kubelet.plugins.listens_to(resource)
         ]
 
     def _all_listened_to(self) -> bool:
@@ -536,7 +530,7 @@ class History(Stage):
         pods = {pod.uid for pod in self.kubelet.pods}
         return {
             device
-            for (uid, _, _), entry in self.kubelet._admission.memory.items()
+            for (uid, _, _), entry in self.kubelet.allocations.items()
             if uid in pods
             for device in entry.devices
         }

@@ -284,17 +284,15 @@ class TestDevices:
                 pod = Pod(
                     PodSpec("vm", "prod", [ContainerSpec("c", {"example.com/serial": 1})]), "u", listed=True
                 )
-                kubelet._pods["u"] = pod
-                kubelet._admission.restore(
-                    [
-                        Entry(
-                            pod_uid="u",
-                            container="c",
-                            resource="example.com/serial",
-                            devices={uuid: ()},
-                            response=b"",
-                        )
-                    ]
+                kubelet.know(
+                    Entry(
+                        pod_uid="u",
+                        container="c",
+                        resource="example.com/serial",
+                        devices={uuid: ()},
+                        response=b"",
+                    ),
+                    pod=pod,
                 )
                 monkeypatch.setattr(SimulatedKernel, "open_group", lambda *_: pytest.fail("it was opened"))
                 result = await asyncio.to_thread(

@@ -83,11 +83,10 @@ async def a_kubelet(*, holding: str | None = None) -> AsyncIterator[tuple[Simula
             if holding is not None:
                 resource = "vfio.dev/mtty-1"
                 spec = PodSpec("vm", "prod", [ContainerSpec("c", {resource: 1})])
-                kubelet._pods["u"] = Pod(spec, "u", listed=True)
                 entry = Entry(
                     pod_uid="u", container="c", resource=resource, devices={holding: ()}, response=b""
                 )
-                kubelet._admission.restore([entry])
+                kubelet.know(entry, pod=Pod(spec, "u", listed=True))
             yield kubelet, short
 
 

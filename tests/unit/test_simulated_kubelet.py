@@ -297,7 +297,7 @@ async def test_in_1_37_the_end_of_the_newer_leaves_the_older_registration(root: 
         await new.register()
         await kubelet.wait_for(lambda: kubelet.list_messages(RESOURCE).count == 2)
         await new.stop()
-        await kubelet.wait_for(lambda: len(kubelet._plugins._watches) == 1)
+        await kubelet.wait_for(lambda: kubelet.plugins.streams == 1)
         await kubelet.admit(pod())
         assert kubelet.allocatable(RESOURCE) == 3
         await old.stop()
@@ -731,7 +731,7 @@ async def test_list_can_be_throttled_failed_and_hung(kubelet: SimulatedKubelet) 
 
 async def test_more_than_the_rate_limit_allows_is_turned_down(kubelet: SimulatedKubelet) -> None:
     now = 0.0
-    kubelet._lister.limit = RateLimit(lambda: now)
+    kubelet.limit_list(RateLimit(lambda: now))
 
     async def granted() -> int:
         results = await asyncio.gather(*(listed(kubelet) for _ in range(15)), return_exceptions=True)

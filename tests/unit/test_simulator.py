@@ -255,7 +255,7 @@ def test_whatever_is_made_and_removed_the_tree_is_as_if_made_anew(
     assert devices(kernel) == set(alive)
     state = Journal(kernel.paths.root).load()
     other = SimulatedKernel.build(kernel.paths.root.with_name("b"), load(name))
-    with other._journal.session() as session:
+    with other.journal.session() as session:
         session.commit(state, touched=tuple(card.address for card in other.node.cards))
     assert pictured(kernel.paths.root) == pictured(other.paths.root)
 
@@ -426,11 +426,11 @@ def test_a_tree_left_at_any_point_is_completed(
             except Killed:
                 break
     kernel = SimulatedKernel(samples.paths.root)
-    with kernel._journal.session() as session:
+    with kernel.journal.session() as session:
         state = session.state
     assert devices(kernel) == set(state.devices)
     before = pictured(kernel.paths.root)
-    kernel._journal.tree.repair(state, kernel.node.cards)
+    kernel.journal.tree.repair(state, kernel.node.cards)
     assert pictured(kernel.paths.root) == before
     assert len([path for path in before if path.startswith("dev/vfio/")]) == 1 + len(state.devices)
 
@@ -670,7 +670,7 @@ def test_a_directory_of_somebody_elses_is_not_vacant(tmp_path: Path) -> None:
 
 def test_a_tree_that_is_far_behind_is_made_anew(samples: SimulatedKernel) -> None:
     device = create(samples, "mtty", "mtty-1")
-    journal = samples._journal
+    journal = samples.journal
     journal.save(replace(journal.load(), generation=17, touched=()))
     samples.paths.device(device).unlink()
     SimulatedKernel(samples.paths.root)
@@ -774,7 +774,7 @@ def test_without_the_capability_no_device_is_made(nodes: SimulatedKernel) -> Non
     done = incapable("-c", WRITER, nodes.paths.root, target, uuid.uuid4())
     assert "HostError: mtty: no device node can be made in" in done.stderr
     assert pictured(nodes.paths.root) == before
-    assert nodes._journal.load().devices == {}
+    assert nodes.state.devices == {}
     create(nodes, "mtty", "mtty-1")
 
 

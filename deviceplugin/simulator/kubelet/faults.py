@@ -6,7 +6,7 @@ import grpc
 
 from deviceplugin.simulator.kubelet.changes import Changes
 from deviceplugin.simulator.kubelet.plugins import RegistrationFaults
-from deviceplugin.simulator.kubelet.podlister import PodLister
+from deviceplugin.simulator.kubelet.podlister import PodLister, RateLimit
 
 
 class Faults:
@@ -29,6 +29,10 @@ class Faults:
     def throttle(self, requests: int) -> None:
         """Answer the next requests to pod-resources with RESOURCE_EXHAUSTED."""
         self._lister.throttle = requests
+
+    def limit_list(self, limit: RateLimit) -> None:
+        """Have another rate limit for requests to pod-resources."""
+        self._lister.limit = limit
 
     def fail_list(self, code: grpc.StatusCode | None) -> None:
         """Answer requests to pod-resources with an error, until None."""

@@ -19,8 +19,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Self
 
@@ -30,8 +29,9 @@ from deviceplugin.simulator.kubelet.admission import Admission
 from deviceplugin.simulator.kubelet.changes import Changes
 from deviceplugin.simulator.kubelet.checkpointfile import CheckpointFile, Damage, Entry
 from deviceplugin.simulator.kubelet.faults import Faults
+from deviceplugin.simulator.kubelet.observed import Observed
 from deviceplugin.simulator.kubelet.plugin import Call
-from deviceplugin.simulator.kubelet.plugins import ListMessages, Plugins, Version
+from deviceplugin.simulator.kubelet.plugins import Plugins, Version
 from deviceplugin.simulator.kubelet.podlister import PodLister, State, pod_resources
 from deviceplugin.simulator.kubelet.pods import (
     AdmissionError,
@@ -47,7 +47,7 @@ from deviceplugin.simulator.kubelet.sockets import Sockets
 __all__ = ["AdmissionError", "Call", "ContainerSpec", "Pod", "PodSpec", "SimulatedKubelet", "StartError"]
 
 
-class SimulatedKubelet(Faults):
+class SimulatedKubelet(Observed, Faults):
     """One node's kubelet and the pods that were given to it.
 
     Pods outlive a stop or a kill of the kubelet, as containers do.
@@ -110,7 +110,7 @@ class SimulatedKubelet(Faults):
         super().__init__(self._changes, self._lister)
         self._pods: dict[str, Pod] = {}
         self._waking: asyncio.Task[None] | None = None
-        self._plugins, self._admission = self._blank()
+        self.plugins, self._admission = self._blank()
 
     # Life
 
@@ -119,14 +119,14 @@ class SimulatedKubelet(Faults):
         if self.running:
             raise RuntimeError("The simulated kubelet runs already.")
         self._lister.state = "down"
-        self._plugins, self._admission = self._blank()
+        self.plugins, self._admission = self._blank()
         entries, registered = await asyncio.to_thread(self._prepare)
         self._admission.restore(entries)
         self._admission.running = {(pod.uid, name) for pod in self.pods for name in pod.started}
         for resource in registered:
-            self._plugins.remember(resource)
+            self.plugins.remember(resource)
         self.running = True
-        await self._sockets.serve_registration(self._plugins)
+        await self._sockets.serve_registration(self.plugins)
         self._waking = asyncio.create_task(
             self._lister.wake(lambda: self._sockets.serve_pod_resources(self._lister)),
             name="simulated kubelet wakes",
@@ -163,55 +163,6 @@ class SimulatedKubelet(Faults):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
-
-    # What can be seen
-
-    def capacity(self, resource: str) -> int:
-        return len(self._plugins.listed(resource) or {})
-
-    def allocatable(self, resource: str) -> int:
-        return sum(state.healthy for state in (self._plugins.listed(resource) or {}).values())
-
-    def devices(self, resource: str) -> dict[str, tuple[bool, int | None]]:
-        """Health and (first) NUMA node of each device ID."""
-        listed = self._plugins.listed(resource) or {}
-        return {device: (state.healthy, next(iter(state.nodes), None)) for device, state in listed.items()}
-
-    def held(self, resource: str) -> set[str]:
-        """The device IDs that the next pod can't get."""
-        return self._admission.held(resource)
-
-    def list_messages(self, resource: str) -> ListMessages:
-        """How many lists came since the kubelet's start, and when the last one did."""
-        return self._plugins.messages(resource)
-
-    @property
-    def calls(self) -> Counter[str]:
-        """How often each RPC was made or served."""
-        return Counter(call.method for call in self.log)
-
-    @property
-    def pods(self) -> tuple[Pod, ...]:
-        """The pods that are neither gone nor failed."""
-        return tuple(pod for pod in self._pods.values() if pod.active)
-
-    @property
-    def sources_ready(self) -> bool:
-        """Whether the kubelet has heard since its start which pods there are."""
-        return self.list_state in {"part", "all"}
-
-    @property
-    def list_state(self) -> State:
-        """How much pod-resources shows: it is ``down``, or lists nothing, a part or all."""
-        return self._lister.state
-
-    async def wait_for(self, predicate: Callable[[], object], timeout: float | None = 60) -> None:  # noqa: ASYNC109
-        """Return as soon as ``predicate()`` is true; it is asked whenever something changes here.
-
-        Raises:
-            TimeoutError: it was not, for ``timeout`` seconds.
-        """
-        await self._changes.wait_for(predicate, timeout)
 
     # Pods
 
@@ -269,7 +220,7 @@ class SimulatedKubelet(Faults):
         Raises:
             StartError: PreStartContainer failed; calling again tries again.
         """
-        return await self._start(pod, next(one for one in pod.spec.containers if one.name == name))
+        return await self._start(pod, next(one for one in pod.spec.in_order if one.name == name))
 
     async def delete(
         self, pod: Pod, *, containers_stop: Awaitable[object] | None = None, linger: float = 0.1
@@ -290,14 +241,27 @@ class SimulatedKubelet(Faults):
 
     # Interference
 
+    def know(self, *entries: Entry, pod: Pod | None = None) -> None:
+        """Know of allocations that this kubelet did not make, and of their pod, as after a start.
+
+        The checkpoint says so when it is written next.
+        """
+        self._admission.memory |= {(one.pod_uid, one.container, one.resource): one for one in entries}
+        if pod is not None:
+            self._pods[pod.uid] = pod
+
+    async def write_checkpoint(self) -> None:
+        """Have the checkpoint say what is known now."""
+        await self._admission.write_checkpoint()
+
     async def damage_checkpoint(self, damage: Damage | None) -> None:
         """Have the checkpoint damaged, now and whenever it is written; None writes it as it should be."""
         self.checkpoint.damage = damage
-        await self._admission.write_checkpoint()
+        await self.write_checkpoint()
 
     async def end_stream(self, resource: str) -> None:
         """Cancel the ListAndWatch of a resource; the kubelet does not call it again by itself."""
-        await self._plugins.end_stream(resource)
+        await self.plugins.end_stream(resource)
 
     # Inside
 
@@ -327,7 +291,7 @@ class SimulatedKubelet(Faults):
             self._waking.cancel()
             await asyncio.wait([self._waking])
         await self._sockets.stop(grace)
-        await self._plugins.close()
+        await self.plugins.close()
         self._changes.notify()
 
     def _prepare(self) -> tuple[list[Entry], dict[str, list[str]]]:
@@ -368,7 +332,7 @@ class SimulatedKubelet(Faults):
 
     def _healthy(self) -> dict[str, dict[str, tuple[int, ...]]]:
         self.log.append(Call("GetAllocatableResources"))
-        return self._plugins.healthy
+        return self.plugins.healthy
 
     async def _on_list(self, resource: str) -> None:
         vanished = self._admission.held(resource) - self.devices(resource).keys()

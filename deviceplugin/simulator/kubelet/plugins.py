@@ -248,6 +248,16 @@ class Plugins(rpc.RegistrationServicer):
         async with asyncio.timeout(self._dial_timeout):
             await asyncio.gather(*watches)
 
+    def listens_to(self, resource: str) -> bool:
+        """Whether a resource has a plugin whose list is read."""
+        plugin = self._endpoints.get(resource)
+        return plugin is not None and plugin.stopped_at is None
+
+    @property
+    def streams(self) -> int:
+        """How many lists are read, those included of plugins that others have replaced."""
+        return len(self._watches)
+
     # Calls
 
     async def allocate(self, resource: str, devices: Iterable[str]) -> pb.AllocateResponse:

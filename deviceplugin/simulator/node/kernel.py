@@ -47,8 +47,8 @@ class SimulatedKernel:
             ConfigError: there is none, or it is another user's.
             HostError: a killed process left a device whose node this one can't make.
         """
-        self._journal = Journal(directory)
-        self.node = self._journal.node
+        self.journal = Journal(directory)
+        self.node = self.journal.node
         try:
             self.settle()
         except PermissionError as error:
@@ -71,13 +71,18 @@ class SimulatedKernel:
         return cls(directory)
 
     @property
+    def state(self) -> State:
+        """What the node is like now, those devices included that are only being made or removed."""
+        return self.journal.load()
+
+    @property
     def paths(self) -> HostPaths:
-        return self._journal.paths
+        return self.journal.paths
 
     @property
     def device_nodes(self) -> bool:
         """Whether the node has device nodes for VMs to open."""
-        return self._journal.device_nodes
+        return self.journal.device_nodes
 
     # The kernel's interface.
 
@@ -113,7 +118,7 @@ class SimulatedKernel:
 
     def uevents(self) -> SimulatedUevents:
         """Begin to listen."""
-        return SimulatedUevents(self._journal.home / "events")
+        return SimulatedUevents(self.journal.home / "events")
 
     # What only a VM does.
 
@@ -124,10 +129,10 @@ class SimulatedKernel:
             OSError: EBUSY somebody has it, ENODEV it is not there or about to go, or what a fault says.
         """
         try:
-            fd = open_exclusively(self._journal.tree.attachment(uuid))
+            fd = open_exclusively(self.journal.tree.attachment(uuid))
         except FileNotFoundError:
             raise refusal(errno.ENODEV, uuid) from None
-        state = self._journal.load()
+        state = self.journal.load()
         device = state.devices.get(uuid)
         if device is None or device.phase != "alive":
             os.close(fd)
@@ -211,13 +216,13 @@ class SimulatedKernel:
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
-        with self._journal.session() as session:
+        with self.journal.session() as session:
             self._settle(session)
             yield session
 
     def _settle(self, session: Session) -> None:
         for device in tuple(session.state.devices.values()):
-            if device.phase == "leaving" and is_free(self._journal.tree.attachment(device.uuid)):
+            if device.phase == "leaving" and is_free(self.journal.tree.attachment(device.uuid)):
                 self._gone(session, device)
             elif device.phase == "creating" and is_free(self._reservation(device.uuid)):
                 session.commit(session.state.drop(device.uuid), touched=self._card(device.parent))
@@ -232,7 +237,7 @@ class SimulatedKernel:
         with self._session() as session:
             self._check(session, address, type_id, uuid)
             try:
-                self._journal.tree.prove()
+                self.journal.tree.prove()
             except HostError as error:
                 raise HostError(f"{address}: {error}") from error
             slow = session.state.fault("slow-create", parent=address, type_id=type_id)
@@ -290,7 +295,7 @@ class SimulatedKernel:
             if fault is not None:
                 self._gone(session, device, state=session.state.using(fault))
                 raise refusal(fault.errno)
-            if is_free(self._journal.tree.attachment(uuid)):
+            if is_free(self.journal.tree.attachment(uuid)):
                 self._gone(session, device)
                 return
             leaving = replace(device, phase="leaving")
@@ -304,7 +309,7 @@ class SimulatedKernel:
                 device = session.state.devices.get(uuid)
                 if device is None or device.phase != "leaving":
                     return
-                fd = os.open(self._journal.tree.attachment(uuid), os.O_RDWR)
+                fd = os.open(self.journal.tree.attachment(uuid), os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             finally:
@@ -346,4 +351,4 @@ class SimulatedKernel:
         return (self.node.card_of[address].address,)
 
     def _reservation(self, uuid: str) -> Path:
-        return self._journal.home / f"creating-{uuid}"
+        return self.journal.home / f"creating-{uuid}"
