@@ -333,9 +333,9 @@ class Agent:
         try:
             yield
         except PluginError:
+            counter.labels(resource=resource, result=result(False)).inc()
             # What could not be had is listed so before the kubelet hears of it, and asks for the next pod.
             self._offering.now()
-            counter.labels(resource=resource, result=result(False)).inc()
             raise
         counter.labels(resource=resource, result=result(True)).inc()
 

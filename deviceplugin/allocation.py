@@ -89,9 +89,11 @@ class Allocation:
             ledger,
             knowledge=knowledge,
             refusals=refusals,
-            belongs=offered,
+            # What others made counts for no quota: what is offered goes by that, too.
+            belongs=lambda name, uuid: mark.is_ours(uuid) and offered(name, uuid),
             events=events,
             on_late=on_late,
+            clock=ledger.clock,
         )
         self._transactions = Transactions(ledger, undo=self._undo)
 

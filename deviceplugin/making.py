@@ -21,7 +21,9 @@ from deviceplugin.refusals import RefusalLog
 _PATIENCE = 3.0
 """Seconds of a request in which cards that refuse are tried on when nothing else has room."""
 _ENOUGH = 4.5
-"""Seconds of a request after which a refusal is its last try: its answer has to come before its deadline."""
+"""Seconds of a request after which a refusal is its last try: the kubelet's sync loop waits for the answer.
+
+What is made for a container that the kubelet remembers has more time, and is tried to its end."""
 _TOLD = 8
 """Cards and errors that a message tells of."""
 
@@ -51,6 +53,7 @@ class Maker:
         refusals: what cards refused of late.
         belongs: whether a device is a resource's, by the resource's name and the device's UUID.
         on_late: called when a driver begins or ends to keep a card longer than anybody waits.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Maker:
         belongs: Callable[[str, str], bool],
         events: Events,
         on_late: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -71,6 +75,7 @@ class Maker:
         self._belongs = belongs
         self._events = events
         self._on_late = on_late
+        self._clock = clock
         self._late: dict[str, Seat] = {}
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -109,7 +114,7 @@ class Maker:
         """
         order = Order(resource, uuids, (device.type for device in along))
         devices: dict[str, Device] = {}
-        began = asyncio.get_running_loop().time()
+        began = self._clock()
         await self._fill(order, devices, made, keep=keep, began=began)
         if order.left and not order.ended:
             # What was known may be older than the room that somebody just gave back.
@@ -135,9 +140,8 @@ class Maker:
         """Make what an order still lacks, as far as there are places that have not refused.
 
         Args:
-            began: when the request did, on the loop's clock.
+            began: when the request did.
         """
-        loop = asyncio.get_running_loop()
         order.go_on(Capacity(self._node.snapshot, self._knowledge()), own=self._own(order.resource))
         while order.left:
             busy = {seat.card: seat for seat in self._late.values()}
@@ -146,7 +150,7 @@ class Maker:
                     f"{seat.parent}: its card has not yet finished an earlier create"
                 )
             seats = order.plan(
-                busy=busy, waiting=self._refusals.waiting(), patient=loop.time() < began + _PATIENCE
+                busy=busy, waiting=self._refusals.waiting(), patient=self._clock() < began + _PATIENCE
             )
             if not seats:
                 return
@@ -156,7 +160,7 @@ class Maker:
                 except HostError as error:
                     if order.refused(seat, str(error), fleeting=not counts(error.__cause__)):
                         self._refused(seat, error)
-                    if loop.time() >= began + _ENOUGH:
+                    if not keep and self._clock() >= began + _ENOUGH:
                         order.ended = True
                         return
                     break

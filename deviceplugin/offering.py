@@ -6,6 +6,7 @@ for with ``now``: the first list of a registration, and what a failed request ha
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -53,6 +54,8 @@ class Offering:
         while True:
             await self._state.changed.wait()
             self.now()
+            # Should a round lead to another one, whoever else has something to do gets a turn.
+            await asyncio.sleep(0)
 
     def end(self) -> None:
         """Work out nothing more."""
@@ -65,6 +68,14 @@ class Offering:
         self._state.changed.clear()
         if not self._begun:
             return
+        try:
+            self._work_out()
+        except BaseException:
+            # Nothing is lost by it: the loop meets the same error, and the agent ends by that.
+            self._state.changed.set()
+            raise
+
+    def _work_out(self) -> None:
         capacity = Capacity(
             self._node.snapshot,
             self._state.knowledge,

@@ -42,7 +42,7 @@ class Pods:
         ledger: Ledger,
         *,
         about: Callable[[str], dict[str, object]],
-        on_released: Callable[[], None] = lambda: None,
+        on_released: Callable[[], None],
     ) -> None:
         self._lister = lister
         self._ledger = ledger

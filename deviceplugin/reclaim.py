@@ -78,10 +78,10 @@ class Reclaim:
         mark: NodeMark,
         resource_of: Callable[[str], str | None],
         about: Callable[[str], dict[str, object]],
-        on_held_back: Callable[[HeldBack], None] = lambda _reason: None,
-        on_tried: Callable[[bool, float], None] = lambda _success, _seconds: None,
-        on_remembered: Callable[[Checkpoint], None] = lambda _checkpoint: None,
-        on_occupied: Callable[[frozenset[str]], None] = lambda _devices: None,
+        on_held_back: Callable[[HeldBack], None],
+        on_tried: Callable[[bool, float], None],
+        on_remembered: Callable[[Checkpoint], None],
+        on_occupied: Callable[[frozenset[str]], None],
     ) -> None:
         self._node = node
         self._ledger = ledger

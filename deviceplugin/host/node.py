@@ -71,11 +71,11 @@ class Node:
         self,
         kernel: Kernel,
         *,
-        on_change: Callable[[Snapshot, Snapshot], None] = lambda _old, _new: None,
-        on_fault: Callable[[mdev.Fault], None] = lambda _fault: None,
-        on_scan: Callable[[float], None] = lambda _seconds: None,
-        on_settled: Callable[[Sequence[Card]], None] = lambda _cards: None,
-        on_deaf: Callable[[Exception], None] = lambda _error: None,
+        on_change: Callable[[Snapshot, Snapshot], None],
+        on_fault: Callable[[mdev.Fault], None],
+        on_scan: Callable[[float], None],
+        on_settled: Callable[[Sequence[Card]], None],
+        on_deaf: Callable[[Exception], None],
     ) -> None:
         self.kernel = kernel
         self.snapshot = Snapshot()

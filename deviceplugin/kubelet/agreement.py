@@ -159,7 +159,7 @@ class Agreement:
         lines: Mapping[str, Line],
         ask: Callable[[], Awaitable[Mapping[str, frozenset[str]]]],
         *,
-        on_dispute: Callable[[str, Difference | None], None] = lambda _resource, _difference: None,
+        on_dispute: Callable[[str, Difference | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lines = lines

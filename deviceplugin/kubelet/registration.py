@@ -95,7 +95,7 @@ async def watch(
     paths: KubeletPaths,
     listeners: Iterable[Listener],
     *,
-    on_socket: Callable[[str], None] = lambda _name: None,
+    on_socket: Callable[[str], None],
 ) -> NoReturn:
     """Tell the listeners of every new kubelet socket and of every socket that goes.
 

@@ -46,10 +46,6 @@ LAST_RETRY = 5.0
 """Seconds between attempts to register; each doubles the time, and a new kubelet socket resets it."""
 
 
-async def _nothing() -> None:
-    """Recall nothing."""
-
-
 class Endpoint:
     """A resource as the kubelet sees it.
 
@@ -65,10 +61,10 @@ class Endpoint:
         backend: Backend,
         paths: KubeletPaths,
         *,
-        on_connection: Callable[[str, bool], None] = lambda _resource, _up: None,
-        on_registration: Callable[[str, bool], None] = lambda _resource, _success: None,
-        on_doubt: Callable[[str], None] = lambda _resource: None,
-        recall: Callable[[], Awaitable[None]] = _nothing,
+        on_connection: Callable[[str, bool], None],
+        on_registration: Callable[[str, bool], None],
+        on_doubt: Callable[[str], None],
+        recall: Callable[[], Awaitable[None]],
     ) -> None:
         self.resource = resource
         self._backend = backend

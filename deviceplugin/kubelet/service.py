@@ -72,7 +72,7 @@ class Service(rpc.DevicePluginServicer):
         backend: Backend,
         *,
         on_connection: Callable[[bool], None],
-        on_doubt: Callable[[], None] = lambda: None,
+        on_doubt: Callable[[], None],
     ) -> None:
         self._listing = listing
         self._backend = backend

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -67,23 +66,20 @@ class DryRunNode:
 
     async def create(self, parent: str, type_id: str, uuid: str) -> Device:
         """Imagine one device more."""
-        device = Device(uuid, type_id, parent, _GROUP)
-        self._imagine({**self._made, uuid: device})
-        return device
+        try:
+            self.world = self.world.create(parent, type_id, uuid)
+        except OSError as error:
+            raise HostError(f"{parent}: {in_words(error)}") from error
+        self._made[uuid] = Device(uuid, type_id, parent, _GROUP)
+        return self._made[uuid]
 
     async def remove_unused(self, uuid: str) -> bool:
         """Imagine it without a device that was imagined."""
-        self._imagine({other: device for other, device in self._made.items() if other != uuid})
+        del self._made[uuid]
+        self.world = self._before
+        for device in self._made.values():
+            self.world = self.world.create(device.parent, device.type, device.uuid)
         return True
-
-    def _imagine(self, made: dict[str, Device]) -> None:
-        world = self._before
-        for device in made.values():
-            try:
-                world = world.create(device.parent, device.type, device.uuid)
-            except OSError as error:
-                raise HostError(f"{device.parent}: {in_words(error)}") from error
-        self.world, self._made = world, made
 
     async def write_attribute(self, uuid: str, attribute: str, value: str) -> str | None:  # noqa: ARG002
         """Which values a driver takes is not known; this one takes all."""
@@ -133,15 +129,16 @@ class DryRun(Unheard):
     async def make(self, uuids: Sequence[str], others: Iterable[str]) -> str:
         """Make devices beside those that others made; a sentence if they can't all be had."""
         knowledge = self._node.world.knowledge
-        refusals = RefusalLog(time.monotonic, on_change=_nothing, events=self)
+        refusals = RefusalLog(_no_time_passes, on_change=_nothing, events=self)
         maker = Maker(
             self._node,
-            Ledger(time.monotonic),
+            Ledger(_no_time_passes),
             knowledge=lambda: knowledge,
             refusals=refusals,
             belongs=lambda _resource, uuid: uuid in slots.of_resource([uuid], self._hash),
             events=self,
             on_late=_nothing,
+            clock=_no_time_passes,
         )
         along = [self._node.snapshot.devices[uuid] for uuid in others]
         try:
@@ -151,6 +148,11 @@ class DryRun(Unheard):
         finally:
             refusals.close()
         return ""
+
+
+def _no_time_passes() -> float:
+    """However long a plan takes to work out, the request takes no time."""
+    return 0.0
 
 
 def _nothing() -> None:

@@ -133,9 +133,10 @@ def _listening(address: Address) -> socket.socket:
                 host = ""  # A machine without IPv6.
         return socket.create_server((host, address.port))
     except OSError as error:
-        raise ConfigError(
-            f"nothing can listen on {address.host or '*'}:{address.port}: {in_words(error)}"
-        ) from error
+        # Python puts the address into the error's text once more. A resolver's errors are no errnos.
+        number = error.errno or 0
+        why = in_words(number if number in errno.errorcode else error)
+        raise ConfigError(f"nothing can listen on {address.host or '*'}:{address.port}: {why}") from error
 
 
 @dataclass(frozen=True, slots=True)

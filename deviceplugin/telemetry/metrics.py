@@ -46,8 +46,8 @@ class Metrics:
         self,
         mark: NodeMark,
         *,
-        held_back: Callable[[], Collection[HeldBack]] = lambda: (),
-        refusing: Callable[[], Collection[Refusing]] = lambda: (),
+        held_back: Callable[[], Collection[HeldBack]],
+        refusing: Callable[[], Collection[Refusing]],
     ) -> None:
         self.mark = mark
         self.registry = CollectorRegistry()

@@ -82,6 +82,16 @@ async def test_an_adopted_device_comes_before_one_that_would_be_made(begin: Begi
     assert len(world.devices) == 2
 
 
+async def test_what_others_made_counts_for_no_quota_when_a_pod_comes_either(begin: Begin) -> None:
+    options = "types: [mtty-1], maxPerCard: 2, adoptExisting: {}"
+    world = await begin(config=f"resources: [{{name: {SERIAL}, {options}}}]\n{NEVER}")
+    adopted = {made_by_hand(world) for _ in range(2)}
+    await ready(world, 4)
+    pod = await world.run_pod({SERIAL: 4})
+    assert adopted < world.ids(pod)
+    assert set(world.devices) == world.ids(pod)
+
+
 async def test_a_device_that_a_machine_beside_kubernetes_uses_is_not_handed_out(begin: Begin) -> None:
     world = await begin(config=ONLY_ADOPTED)
     device = made_by_hand(world)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from deviceplugin.allocation import Allocation
 from deviceplugin.errors import AllocationError
 from deviceplugin.host.kernel import LinuxKernel
-from deviceplugin.host.node import Node
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.preference import preferred
@@ -47,7 +46,7 @@ def allocation() -> Allocation:
         return ()
 
     return parts.allocation(
-        Node(LinuxKernel(HostPaths(Path("/nonexistent")))),
+        parts.node(LinuxKernel(HostPaths(Path("/nonexistent")))),
         Ledger(lambda: 0.0),
         mark=NodeMark.of("n"),
         offered=lambda _resource, uuid: uuid in OFFERED,

@@ -17,6 +17,7 @@ from deviceplugin.host.node import Node
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.host.uevents import NetlinkUevents
 from deviceplugin.inventory.snapshot import Parent, Snapshot
+from tests import parts
 from tests.fuzz.examples import fuzzed, texts
 
 devpaths = texts | st.lists(texts, max_size=4).map("/".join) | st.just("/devices/virtual/p/p/uuid")
@@ -47,7 +48,7 @@ class Noting(Node):
     """A node that notes what it is to look at."""
 
     def __init__(self) -> None:
-        super().__init__(LinuxKernel(HostPaths(Path("/nonexistent"))))
+        super().__init__(LinuxKernel(HostPaths(Path("/nonexistent"))), **parts.NODE)
         self.snapshot = Snapshot((MTTY,))
         self.asked: list[tuple[str, ...]] = []
         self.wanted: tuple[str, ...] = ()

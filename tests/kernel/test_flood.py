@@ -14,6 +14,7 @@ import pytest
 from deviceplugin.host import uevents
 from deviceplugin.host.kernel import LinuxKernel, UeventsLost
 from deviceplugin.host.node import Node
+from tests import parts
 from tests.component.world import Stage
 from tests.kernel.conftest import PATIENCE
 
@@ -53,7 +54,7 @@ async def test_an_overflow_of_the_socket_is_a_reason_to_look_and_no_end(
 ) -> None:
     monkeypatch.setattr(uevents, "_RECEIVE_BUFFER", 1 << 14)
     failures: list[Exception] = []
-    node = Node(kernel, on_deaf=failures.append)
+    node = parts.node(kernel, on_deaf=failures.append)
     async with followed(node):
         await until(lambda: "mtty" in node.snapshot.by_address, "the first look")
         # While this task has the event loop nothing is read.

@@ -572,6 +572,20 @@ MUTANTS = (
         (f"{REFUSING}::test_a_dead_card_of_eight_costs_no_pod",),
     ),
     Mutant(
+        "what others made counts for the quota of a card",
+        "deviceplugin/allocation.py",
+        "            belongs=lambda name, uuid: mark.is_ours(uuid) and offered(name, uuid),\n",
+        "            belongs=offered,\n",
+        (ADOPTED,),
+    ),
+    Mutant(
+        "what the kubelet remembers is tried no longer than a new request",
+        "deviceplugin/making.py",
+        "if not keep and self._clock()",
+        "if self._clock()",
+        (MAKING,),
+    ),
+    Mutant(
         "a request is tried on until its deadline",
         "deviceplugin/making.py",
         "                        order.ended = True\n                        return\n",

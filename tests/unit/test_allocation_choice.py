@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deviceplugin.host.node import Node
 from deviceplugin.inventory import slots
 from deviceplugin.inventory.slots import NodeMark, SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, Snapshot
@@ -39,7 +38,7 @@ class Chooser:
     """An allocation on a node with devices, of which some were never used."""
 
     def __init__(self, kernel: SimulatedKernel) -> None:
-        self.node = Node(kernel)
+        self.node = parts.node(kernel)
         self.set(used=(), fresh=())
 
     def set(self, *, used: Collection[str] = (), fresh: Collection[str] = ()) -> None:

@@ -16,7 +16,7 @@ from deviceplugin.inventory.offer import Offer, OfferedSlot
 from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.inventory.snapshot import Parent, ParentType, Snapshot
 from deviceplugin.reclaim import HeldBack
-from deviceplugin.telemetry.metrics import Metrics
+from tests import parts
 
 Panel = dict[str, Any]
 
@@ -40,7 +40,7 @@ EACH_PANEL = pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for pa
 @cache
 def exported() -> dict[str, set[str]]:
     """The labels of each metric that an agent with a card and a resource says, by the metric's name."""
-    metrics = Metrics(NodeMark(0))
+    metrics = parts.metrics(NodeMark(0))
     metrics.add_resource("r", ["t"])
     kinds = (ParentType("t", "", "vfio-pci", "", 1),)
     metrics.snapshot = Snapshot((Parent("p", "c", "d", None, None, kinds, ()),))

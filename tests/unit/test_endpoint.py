@@ -19,9 +19,9 @@ from deviceplugin.handover import Handover
 from deviceplugin.kubelet.listing import Listing
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar
-from deviceplugin.kubelet.server import Endpoint
 from deviceplugin.kubelet.service import Service
 from deviceplugin.simulator.kubelet.kubelet import SimulatedKubelet
+from tests import parts
 
 
 class Nothing:
@@ -52,7 +52,7 @@ async def test_an_end_in_the_moment_of_its_beginning_leaves_no_socket_and_no_com
         paths = KubeletPaths(Path(directory))
         paths.plugins.mkdir()
         for turns in range(4):
-            running = asyncio.create_task(Endpoint("vfio.dev/x", Nothing(), paths).run())
+            running = asyncio.create_task(parts.endpoint("vfio.dev/x", Nothing(), paths).run())
             for _ in range(turns):
                 await asyncio.sleep(0)
             running.cancel()
@@ -84,7 +84,7 @@ async def test_an_end_while_a_server_stops_is_heeded_although_grpc_loses_it(
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         paths = KubeletPaths(Path(directory))
         paths.plugins.mkdir()
-        endpoint = Endpoint("vfio.dev/x", Nothing(), paths)
+        endpoint = parts.endpoint("vfio.dev/x", Nothing(), paths)
         running = asyncio.create_task(endpoint.run())
         endpoint.socket_gone((await socket_in(paths.plugins)).name)
         async with asyncio.timeout(60):
@@ -98,7 +98,7 @@ async def test_an_end_while_a_server_stops_is_heeded_although_grpc_loses_it(
 
 async def test_whoever_listens_before_the_kubelet_can_know_of_it_is_not_the_kubelet() -> None:
     moved: list[bool] = []
-    service = Service(Listing("vfio.dev/x"), Nothing(), on_connection=moved.append)
+    service = Service(Listing("vfio.dev/x"), Nothing(), on_connection=moved.append, on_doubt=parts.nothing)
     server = grpc.aio.server()
     rpc.add_DevicePluginServicer_to_server(service, server)
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
@@ -159,7 +159,7 @@ async def test_where_no_kubelet_is_it_is_looked_for_at_growing_intervals() -> No
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         paths = KubeletPaths(Path(directory))
         paths.plugins.mkdir()
-        endpoint = Endpoint(
+        endpoint = parts.endpoint(
             "vfio.dev/x",
             Nothing(),
             paths,
@@ -178,7 +178,7 @@ async def test_where_no_kubelet_is_it_is_looked_for_at_growing_intervals() -> No
 async def test_a_new_kubelet_is_registered_with_though_the_old_one_still_listens() -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         async with SimulatedKubelet(Path(directory)) as kubelet:
-            endpoint = Endpoint("vfio.dev/x", Nothing(), KubeletPaths(Path(directory)))
+            endpoint = parts.endpoint("vfio.dev/x", Nothing(), KubeletPaths(Path(directory)))
             running = asyncio.create_task(endpoint.run())
             await kubelet.wait_for(lambda: endpoint.connected)
             endpoint.kubelet_appeared(Registrar(inode=1, changed_ns=1))

@@ -12,6 +12,7 @@ from deviceplugin.inventory.slots import NodeMark, SlotId
 from deviceplugin.inventory.snapshot import Device, Parent, ParentType, Snapshot
 from deviceplugin.reclaim import HeldBack
 from deviceplugin.telemetry.metrics import Metrics
+from tests import parts
 
 OURS = "6d646576-aa02-8002-8000-6fde7755db27"
 MARK = NodeMark(0xAA02)
@@ -26,7 +27,7 @@ def series(metrics: Metrics) -> dict[str, float]:
 
 
 def test_every_series_is_there_from_the_start() -> None:
-    metrics = Metrics(MARK)
+    metrics = parts.metrics(MARK)
     metrics.add_resource("vfio.dev/a")
     seen = series(metrics)
     for outcome in ("success", "error"):
@@ -54,7 +55,7 @@ def test_cards_and_slots_are_shown_as_they_are() -> None:
         Device(FOREIGN, "b", "vf0", 2),
         Device(others, "b", "vf0", 3),
     )
-    metrics = Metrics(MARK, held_back=lambda: (HeldBack.IN_USE, HeldBack.IN_USE))
+    metrics = parts.metrics(MARK, held_back=lambda: (HeldBack.IN_USE, HeldBack.IN_USE))
     metrics.snapshot = Snapshot(
         (
             Parent("vf0", "card", "d", None, None, kinds, devices),
@@ -77,7 +78,7 @@ def test_cards_and_slots_are_shown_as_they_are() -> None:
 
 
 def test_a_card_that_left_leaves_no_series_behind() -> None:
-    metrics = Metrics(MARK)
+    metrics = parts.metrics(MARK)
     kinds = (ParentType("a", "", "vfio-pci", "", 3),)
     metrics.snapshot = Snapshot((Parent("card", "card", "d", None, None, kinds, ()),))
     assert 'mdev_available_instances{card="card",type="a"}' in series(metrics)
@@ -86,7 +87,7 @@ def test_a_card_that_left_leaves_no_series_behind() -> None:
 
 
 def test_two_agents_in_one_process_count_by_themselves() -> None:
-    one, other = Metrics(MARK), Metrics(MARK)
+    one, other = parts.metrics(MARK), parts.metrics(MARK)
     one.reclaims.labels(result="success").inc()
     assert series(one)['mdev_reclaims_total{result="success"}'] == 1
     assert series(other)['mdev_reclaims_total{result="success"}'] == 0

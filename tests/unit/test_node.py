@@ -20,12 +20,12 @@ from deviceplugin.host import listening, mdev, reading
 from deviceplugin.host import node as module
 from deviceplugin.host.kernel import UeventSource
 from deviceplugin.host.mdev import Fault
-from deviceplugin.host.node import Node
 from deviceplugin.host.paths import HostPaths
 from deviceplugin.host.threads import in_thread
 from deviceplugin.inventory.snapshot import Snapshot
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.kernel import SimulatedKernel
+from tests import parts
 
 UUID = "6d646576-0000-8000-8000-000000000001"
 PATIENCE = 60.0
@@ -39,7 +39,7 @@ class Watched:
         self.faults: list[Fault] = []
         self.changes = 0
         self._moved = asyncio.Event()
-        self.node = Node(kernel, on_change=self._changed, on_fault=self.faults.append)
+        self.node = parts.node(kernel, on_change=self._changed, on_fault=self.faults.append)
 
     def _changed(self, before: Snapshot, after: Snapshot) -> None:
         assert before != after

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from deviceplugin.errors import KubeletError
-from deviceplugin.host.node import Node
 from deviceplugin.inventory.slots import NodeMark, SlotId
 from deviceplugin.kubelet.checkpoint import Checkpoint, Holding
 from deviceplugin.ledger import Ledger
@@ -19,6 +18,7 @@ from deviceplugin.reclaim import HeldBack, Reclaim
 from deviceplugin.settings import ReclaimSettings
 from deviceplugin.simulator.node.description import load
 from deviceplugin.simulator.node.kernel import SimulatedKernel
+from tests import parts
 
 OURS = str(SlotId(None, 0, 1))
 GRACE = 10.0
@@ -61,18 +61,22 @@ class Scene:
         self.now = 1000.0
         self.kernel = SimulatedKernel.build(directory / "node", load("samples"))
         self.kernel.write(self.kernel.paths.create("mtty", "mtty-1"), OURS)
-        self.node = Node(self.kernel)
+        self.node = parts.node(self.kernel)
         self.ledger = Ledger(lambda: self.now)
         self.kubelet = Kubelet()
         self.reclaim = Reclaim(
             self.node,
             self.ledger,
             self.kubelet,
-            Pods(self.kubelet, self.ledger, about=lambda _uuid: {}),
+            Pods(self.kubelet, self.ledger, about=lambda _uuid: {}, on_released=parts.nothing),
             ReclaimSettings(grace=GRACE, interval=0.01),
             mark=NodeMark(0),
             resource_of=lambda _uuid: "vfio.dev/mtty-1",
             about=lambda device: {"device": device},
+            on_held_back=parts.nothing,
+            on_tried=parts.nothing,
+            on_remembered=parts.nothing,
+            on_occupied=parts.nothing,
         )
 
     async def removes(self) -> bool:

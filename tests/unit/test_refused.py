@@ -14,7 +14,7 @@ import pytest
 from deviceplugin.cli.refused import Refused, refused
 from deviceplugin.inventory.slots import NodeMark
 from deviceplugin.telemetry.http import Address, Readiness, serving
-from deviceplugin.telemetry.metrics import Metrics
+from tests import parts
 
 SINCE = 1_700_000_000.5
 
@@ -43,7 +43,7 @@ def answering(answer: bytes, *, closes: bool = True) -> Iterator[str]:
 async def test_the_agent_is_asked_what_cards_refuse() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    metrics = Metrics(NodeMark(0), refusing=lambda: [("0000:01:00.0", "large", "EIO", SINCE)])
+    metrics = parts.metrics(NodeMark(0), refusing=lambda: [("0000:01:00.0", "large", "EIO", SINCE)])
     with serving(Address("127.0.0.1", port), metrics.registry, lambda: Readiness(())):
         found = await asyncio.to_thread(refused, f":{port}")
     assert found == {("0000:01:00.0", "large"): Refused("2023-11-14T22:13:20+00:00", "EIO")}

@@ -23,6 +23,7 @@ from deviceplugin.kubelet import registration
 from deviceplugin.kubelet.paths import KubeletPaths
 from deviceplugin.kubelet.registration import Registrar, register, remove_stale_sockets, was_reached, watch
 from deviceplugin.kubelet.server import SOCKETS
+from tests import parts
 
 PATIENCE = 60.0
 
@@ -177,7 +178,7 @@ class Noted:
 @asynccontextmanager
 async def watching(paths: KubeletPaths) -> AsyncIterator[Noted]:
     noted = Noted()
-    task = asyncio.create_task(watch(paths, [noted]))
+    task = asyncio.create_task(watch(paths, [noted], on_socket=parts.nothing))
     try:
         yield noted
     finally:
@@ -299,7 +300,7 @@ async def test_other_files_mean_nothing(paths: KubeletPaths) -> None:
 async def test_a_listener_that_comes_later_is_told_too(paths: KubeletPaths) -> None:
     first, later = Noted(), Noted()
     listeners = [first]
-    task = asyncio.create_task(watch(paths, listeners))
+    task = asyncio.create_task(watch(paths, listeners, on_socket=parts.nothing))
     new_kubelet(paths)
     await first.until(lambda: len(first.kubelets) == 1)
     listeners.append(later)

@@ -13,7 +13,7 @@ import grpc
 from deviceplugin.api import deviceplugin_v1beta1_pb2 as pb
 from deviceplugin.simulator.kubelet.changes import Changes
 
-IN_ORDER = 0.1
+IN_ORDER = 0.03
 """Seconds after the end of a plugin's list in which answers count that it gave before."""
 
 
