@@ -133,12 +133,18 @@ class Node:
         for look in looks:
             if self._seen.get(look.card, 0) < look.began:
                 self._seen[look.card] = look.began
-                if look.parents and known.get(look.card) == look.parents:
+                # What was counted beforehand is no look.
+                if look.parents and known.get(look.card) == look.parents and not self._is_ahead(look):
                     settled.append(Card(look.card, look.parents))
                 known[look.card] = self._with_made(look)
         self._take_over(known)
         if settled:
             self.on_settled(settled)
+
+    def _is_ahead(self, look: Seen) -> bool:
+        """Whether its card is known with a device that no look before this one showed."""
+        addresses = {parent.address for parent in look.parents}
+        return any(device.parent in addresses for _, device in self._made.values())
 
     def _with_made(self, look: Seen) -> tuple[Parent, ...]:
         """What a look saw, with the devices that were made since it began."""
@@ -153,9 +159,13 @@ class Node:
         return parents
 
     def _note(self, device: Device) -> None:
-        """A device was made on a card whose next look may take long: it is known and counted until then."""
+        """A device was made, which the next look will show: it is known and counted until then.
+
+        Where types share what a card has, that leaves nothing of the others until that look. So of cards that
+        are looked at quickly only functions are counted so: they carry one device and no more.
+        """
         parent = self.snapshot.by_address.get(device.parent)
-        if parent is not None and self._reader.is_slow(parent.card):
+        if parent is not None and (parent.address != parent.card or self._reader.is_slow(parent.card)):
             self._made[device.uuid] = (self._reader.next_number(), device)
             card = self.snapshot.cards[parent.card]
             self._take_over(self.snapshot.cards | {parent.card: _with_device(card, device)})

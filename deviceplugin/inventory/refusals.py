@@ -182,10 +182,12 @@ class Refusals:
             if place[0] != card.address or each.known == card.parents:
                 continue
             if now < each.quiet:
-                if card.counts[place[1]]:
-                    changed[place] = replace(each, known=card.parents)
+                # Where the kernel says it by now, too, somebody was quicker.
+                left = each.parents & {parent.address for parent in card.offering(place[1], anywhere)}
+                if left:
+                    changed[place] = replace(each, known=card.parents, parents=left)
                 else:
-                    agreed.add(place)  # The kernel says it, too: somebody was quicker.
+                    agreed.add(place)
             else:
                 changed[place] = replace(each, known=card.parents, again=min(each.again, now))
         if not changed and not agreed:

@@ -572,6 +572,27 @@ MUTANTS = (
         (f"{REFUSING}::test_a_dead_card_of_eight_costs_no_pod",),
     ),
     Mutant(
+        "a function is tried for the next device until a look shows the first",
+        "deviceplugin/host/node.py",
+        "(parent.address != parent.card or self._reader.is_slow(parent.card))",
+        "self._reader.is_slow(parent.card)",
+        ("tests/unit/test_node.py",),
+    ),
+    Mutant(
+        "what was counted beforehand passes for a look",
+        "deviceplugin/host/node.py",
+        " and not self._is_ahead(look):\n",
+        ":\n",
+        ("tests/unit/test_node.py",),
+    ),
+    Mutant(
+        "a function that somebody was quicker to use counts as refusing",
+        "deviceplugin/inventory/refusals.py",
+        "                if left:\n                    changed[place] = replace(each, known=card.parents, parents=left)\n",
+        "                if left:\n                    changed[place] = replace(each, known=card.parents)\n",
+        (REFUSALS,),
+    ),
+    Mutant(
         "what others made counts for the quota of a card",
         "deviceplugin/allocation.py",
         "            belongs=lambda name, uuid: mark.is_ours(uuid) and offered(name, uuid),\n",

@@ -429,6 +429,28 @@ async def test_what_can_not_be_read_once_is_no_fault_yet(watched: Watched) -> No
 # Doing.
 
 
+async def test_a_function_on_which_a_device_was_made_is_known_to_be_taken_before_any_look(
+    tmp_path: Path,
+) -> None:
+    settled: list[str] = []
+    node = parts.node(
+        SimulatedKernel.build(tmp_path / "node", load("nvidia-a2")),
+        on_settled=lambda cards: settled.extend(card.address for card in cards),
+    )
+    await node.rescan()
+    function = node.snapshot.parents[0]
+    type_id = next(entry.id for entry in function.types if entry.available)
+    await node.create(function.address, type_id, UUID)
+    assert node.snapshot.devices[UUID].parent == function.address
+    assert not any(entry.available for entry in node.snapshot.by_address[function.address].types)
+    await node.refresh(function.card)
+    # The kernel shows what was known already; that is one look, and no confirmation of another.
+    assert node.snapshot.devices[UUID].group is not None
+    assert not settled
+    await node.refresh(function.card)
+    assert settled == [function.card]
+
+
 async def test_a_device_is_made_found_and_removed(watched: Watched) -> None:
     await watched.node.rescan()
     made = await watched.node.create("mtty", "mtty-1", UUID)

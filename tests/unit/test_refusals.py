@@ -146,6 +146,18 @@ def test_of_virtual_functions_it_takes_two_unless_there_is_only_one() -> None:
     assert not refused(refusals.made(*PLACE), 0, card, "vf1").limits(0)
 
 
+@pytest.mark.parametrize("taken", [1, 2])
+def test_functions_that_had_a_device_already_when_they_refused_say_nothing_of_their_card(taken: int) -> None:
+    card = functions(16)
+    refusals = refused(refused(Refusals(), 0, card, "vf0"), 0, card, "vf1")
+    assert refusals.limits(0) == {PLACE: 0}
+    # Devices that were made a moment before, which the look before the refusals did not show yet.
+    used = [parent(f"vf{number}", large=0, small=0, devices=1) for number in range(taken)]
+    refusals = refusals.seen(Card("card", (*used, *card.parents[taken:])), QUIET / 2)
+    assert not refusals.limits(QUIET / 2)
+    assert len(refusals.by_place) == (taken == 1)
+
+
 def test_a_card_that_goes_takes_its_refusals_along() -> None:
     refusals = refused(Refusals(), 0)
     assert refusals.forget({"another"}) is refusals
