@@ -429,12 +429,26 @@ async def test_what_can_not_be_read_once_is_no_fault_yet(watched: Watched) -> No
 # Doing.
 
 
-async def test_a_function_on_which_a_device_was_made_is_known_to_be_taken_before_any_look(
-    tmp_path: Path,
-) -> None:
+FUNCTIONS = """
+models:
+  gpu:
+    driver: nvidia
+    bus: pci
+    vfs: 4
+    pools: {memory: 8}
+    types:
+    - {id: one, takes: {memory: 1}}
+cards:
+- {model: gpu, address: "0000:10:00.0"}
+"""
+"""A card of which each function goes on offering what it did when another one carries a device."""
+
+
+async def test_a_function_with_a_new_device_is_known_to_be_taken_before_any_look(tmp_path: Path) -> None:
     settled: list[str] = []
+    (tmp_path / "node.yaml").write_text(FUNCTIONS)
     node = parts.node(
-        SimulatedKernel.build(tmp_path / "node", load("nvidia-a2")),
+        SimulatedKernel.build(tmp_path / "node", load(str(tmp_path / "node.yaml"))),
         on_settled=lambda cards: settled.extend(card.address for card in cards),
     )
     await node.rescan()
